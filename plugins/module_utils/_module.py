@@ -1,0 +1,61 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one adapter between Ansible's module object and the typed code below it."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible.module_utils.basic import missing_required_lib
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import PYMYSQL_ERROR, Login
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
+
+if t.TYPE_CHECKING:  # pragma: no cover
+    from ansible.module_utils.basic import AnsibleModule
+
+
+def login_argument_spec() -> dict[str, t.Any]:
+    """The login options of ansible.mysql, under the same names and defaults."""
+    return {
+        "login_user": {"type": "str"},
+        "login_password": {"type": "str", "no_log": True},
+        "login_host": {"type": "str", "default": "localhost"},
+        "login_port": {"type": "int", "default": 3306},
+        "login_unix_socket": {"type": "str"},
+        "config_file": {"type": "path", "default": "~/.my.cnf"},
+        "connect_timeout": {"type": "int", "default": 30},
+        "ca_cert": {"type": "path", "aliases": ["ssl_ca"]},
+        "client_cert": {"type": "path", "aliases": ["ssl_cert"]},
+        "client_key": {"type": "path", "aliases": ["ssl_key"]},
+        "check_hostname": {"type": "bool"},
+    }
+
+
+def login_from_params(params: t.Mapping[str, t.Any]) -> Login:
+    return Login(
+        user=params["login_user"],
+        password=params["login_password"],
+        host=params["login_host"],
+        port=params["login_port"],
+        unix_socket=params["login_unix_socket"],
+        config_file=params["config_file"],
+        connect_timeout=params["connect_timeout"],
+        ca_cert=params["ca_cert"],
+        client_cert=params["client_cert"],
+        client_key=params["client_key"],
+        check_hostname=params["check_hostname"],
+    )
+
+
+def run(module: AnsibleModule, work: t.Callable[[], dict[str, t.Any]], *, needs_pymysql: bool = True) -> None:
+    """Call ``work`` and end the module with its result, or with the facts of the error that it raised."""
+    if needs_pymysql and PYMYSQL_ERROR is not None:
+        module.fail_json(msg=missing_required_lib("PyMySQL"), exception=PYMYSQL_ERROR)
+    try:
+        result = work()
+    except ReplicaBackupError as error:
+        module.fail_json(**error.to_result())
+    for warning in result.get("warnings", ()):
+        module.warn(warning)
+    module.exit_json(**result)
