@@ -1,0 +1,248 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The ledger: what a run has done to a server and the state before, on the replica's own disk.
+
+``STATE_DIR/ledger.json`` is written and fsynced before each step that changes the host, so that whoever
+comes next (the dead-man, a later run, a person) knows what to put back. ``STATE_DIR/lock`` is held by
+flock while a module works: the kernel drops it when the holder dies. Between two modules of one run the
+``lease`` in the ledger keeps other runs out for a bounded time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import stat
+import time
+import typing as t
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+
+FORMAT = 1
+_LEDGER = "ledger.json"
+_LAST = "ledger.last.json"
+_LOCK = "lock"
+# Seconds that another run leaves an open ledger alone after its last sign of life.
+DEFAULT_LEASE = 90.0
+
+
+def utc(seconds: float | None = None) -> str:
+    """UTC as ISO 8601 with microseconds; now when ``seconds`` (epoch) is None."""
+    moment = datetime.fromtimestamp(time.time() if seconds is None else seconds, timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def boot_id() -> str:
+    """Changes with every boot of the host; monotonic times are comparable only within one."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as handle:
+        return handle.read().strip()
+
+
+def ledger_path(state_dir: str) -> str:
+    return os.path.join(state_dir, _LEDGER)
+
+
+def prepare_state_dir(state_dir: str) -> None:
+    """Create the directory with mode 0700, or refuse one that others could tamper with."""
+    try:
+        os.mkdir(state_dir, 0o700)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise RefusedError(
+            f"The state directory {state_dir} cannot be made",
+            found=error.strerror,
+            expected="a directory of this user, or a writable parent; variable replica_backup_state_dir",
+        ) from error
+    status = os.lstat(state_dir)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise RefusedError(
+            f"The state directory {state_dir} cannot be trusted",
+            found=f"mode {stat.filemode(status.st_mode)}, owner {status.st_uid}",
+            expected=f"a directory (no link) owned by user {os.geteuid()}; variable replica_backup_state_dir",
+        )
+    if stat.S_IMODE(status.st_mode) != 0o700:
+        os.chmod(state_dir, 0o700)
+
+
+def write_durably(path: str, text: str) -> None:
+    """Replace ``path`` (mode 0600) so that after a crash it holds the old text or the new one, never less."""
+    partial = f"{path}.partial"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(partial)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.rename(partial, path)
+    sync_directory(os.path.dirname(path))
+
+
+def sync_directory(path: str) -> None:
+    """fsync of a directory, so that names made or renamed in it survive a power loss."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def locked(state_dir: str, who: str, *, timeout: float = 10.0) -> t.Iterator[None]:
+    """Hold the server's lock. Waits up to ``timeout`` seconds, then refuses with the holder's name and since when."""
+    prepare_state_dir(state_dir)
+    path = os.path.join(state_dir, _LOCK)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+            if time.monotonic() >= deadline:
+                holder = os.pread(descriptor, 4096, 0).decode("utf-8", "replace").strip()
+                raise RefusedError(
+                    f"Another run is at work on this server (lock {path})",
+                    found=holder or "a holder that has not written its name yet",
+                    expected="no other run",
+                    next_command="wait for it to end, then start this again",
+                    rule="lock",
+                )
+            time.sleep(0.2)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{who}, pid {os.getpid()}, since {utc()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@dataclass
+class Ledger:
+    """The open ledger of one run. ``data`` is what stands in the file; ``save`` makes it durable."""
+
+    state_dir: str
+    data: dict[str, t.Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        return ledger_path(self.state_dir)
+
+    @property
+    def run_id(self) -> str:
+        return str(self.data["run_id"])
+
+    @property
+    def step(self) -> str:
+        """Name of the last step begun: opened, quiesce, armed, shutdown, stopped, capture, start, serving."""
+        return str(self.data["step"])
+
+    def save(self, *, lease: float = DEFAULT_LEASE) -> None:
+        """Write and fsync; the run is held to be alive for another ``lease`` seconds."""
+        self.data["lease"] = {"until_mono": time.monotonic() + lease, "until": utc(time.time() + lease)}
+        self.data["boot_id"] = boot_id()
+        write_durably(self.path, json.dumps(self.data, indent=1, sort_keys=True) + "\n")
+
+    def begin(self, step: str, *, lease: float = DEFAULT_LEASE) -> None:
+        """Note that ``step`` starts now, durably, before anything of it is done."""
+        self.data["step"] = step
+        self.data.setdefault("times", {})[step] = {"start": utc(), "start_mono": time.monotonic()}
+        self.save(lease=lease)
+
+    def end(self, step: str) -> None:
+        """Note that ``step`` has ended."""
+        now = self.data["times"][step]
+        now["end"] = utc()
+        now["seconds"] = round(time.monotonic() - now["start_mono"], 6)
+        self.save()
+
+    @property
+    def lease_left(self) -> float:
+        """Seconds for which the run must still be held to be alive; 0 after a reboot."""
+        lease = self.data.get("lease")
+        if not lease or self.data.get("boot_id") != boot_id():
+            return 0.0
+        return max(0.0, float(lease["until_mono"]) - time.monotonic())
+
+    def warn(self, text: str) -> None:
+        warnings = self.data.setdefault("warnings", [])
+        if text not in warnings:
+            warnings.append(text)
+
+    def close(self, outcome: str) -> None:
+        """The run is over and nothing is left to put back. The ledger stays readable as ``ledger.last.json``."""
+        self.data["status"] = "closed"
+        self.data["outcome"] = outcome
+        self.data["closed"] = utc()
+        self.save(lease=0.0)
+        os.rename(self.path, os.path.join(self.state_dir, _LAST))
+        sync_directory(self.state_dir)
+
+
+def load(state_dir: str) -> Ledger | None:
+    """The open ledger, or None when no run is open. Raises ReplicaBackupError when it cannot be read."""
+    return _read(state_dir, _LEDGER)
+
+
+def load_last(state_dir: str) -> Ledger | None:
+    """The ledger of the last run that ended."""
+    return _read(state_dir, _LAST)
+
+
+def _read(state_dir: str, name: str) -> Ledger | None:
+    path = os.path.join(state_dir, name)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ReplicaBackupError(
+            f"The ledger {path} cannot be read", found=error.strerror, expected="the user that the backup runs as"
+        ) from error
+    with open(descriptor, encoding="utf-8") as handle:
+        try:
+            data = json.load(handle)
+            if not isinstance(data, dict) or data.get("format") != FORMAT:
+                raise ValueError(f"not a ledger of format {FORMAT}")
+        except ValueError as error:
+            raise ReplicaBackupError(
+                f"The ledger {path} is not readable",
+                found=str(error),
+                expected=f"a ledger of format {FORMAT}",
+                server_state="not known from here",
+                next_command=f"look at the server and at {path}, start the server by hand, then move the file away",
+            ) from error
+    return Ledger(state_dir, data)
+
+
+def open_new(state_dir: str, data: t.Mapping[str, t.Any]) -> Ledger:
+    """Open the ledger of a new run. Refuses while another run's ledger is open."""
+    present = load(state_dir)
+    if present is not None:
+        raise unfinished(present)
+    ledger = Ledger(state_dir, {"format": FORMAT, "status": "open", "opened": utc(), "warnings": [], **data})
+    ledger.begin("opened")
+    ledger.end("opened")
+    return ledger
+
+
+def unfinished(ledger: Ledger) -> RefusedError:
+    """The refusal that an open ledger of another run earns."""
+    holder = ledger.data
+    return RefusedError(
+        f"An earlier run on this server is not finished (ledger {ledger.path})",
+        found=f"run {holder.get('run_id')} of backup {holder.get('backup_id')}, opened {holder.get('opened')}, "
+        f"step {holder.get('step')}, taken for alive until {holder.get('lease', {}).get('until')}",
+        expected="no open ledger",
+        next_command="ansible-playbook mysql_ops.replica_backup.recover --limit HOST",
+        rule="lock",
+    )
