@@ -188,6 +188,14 @@ class Ledger:
         sync_directory(self.state_dir)
 
 
+def public_times(ledger: Ledger) -> dict[str, dict[str, t.Any]]:
+    """Per step: ``start`` and ``end`` (UTC, ISO 8601) and ``seconds``; for results and manifests."""
+    return {
+        step: {key: value for key, value in span.items() if key in ("start", "end", "seconds")}
+        for step, span in ledger.data.get("times", {}).items()
+    }
+
+
 def load(state_dir: str) -> Ledger | None:
     """The open ledger, or None when no run is open. Raises ReplicaBackupError when it cannot be read."""
     return _read(state_dir, _LEDGER)

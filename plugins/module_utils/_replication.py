@@ -333,22 +333,22 @@ def resume(session: Session, dialect: Dialect, wanted: t.Iterable[Threads]) -> l
     return done
 
 
-def differing_threads(session: Session, dialect: Dialect, wanted: t.Iterable[Threads]) -> list[str]:
-    """What still differs from ``wanted``, in words; empty when all is as wanted."""
+def differing_threads(session: Session, dialect: Dialect, wanted: t.Iterable[Threads]) -> tuple[list[str], list[str]]:
+    """What differs from ``wanted``, in words: (threads that are missing, threads that run and should not)."""
     now = {channel.name: channel for channel in read_channels(session, dialect)}
-    found = []
+    missing, extra = [], []
     for threads in wanted:
         channel = now.get(threads.name)
         if channel is None:
-            found.append(f"channel '{threads.name}' is gone")
-        elif Threads.of(channel) != threads:
-            words = {True: "running", False: "stopped"}
-            found.append(
-                f"{channel.label()}: receiver {channel.io}, applier {channel.applier}, wanted receiver "
-                f"{words[threads.io]}, applier {words[threads.applier]}"
-                + "".join(f" ({error})" for error in (channel.io_error, channel.applier_error) if error)
-            )
-    return found
+            missing.append(f"channel '{threads.name}' is gone")
+            continue
+        words = f"{channel.label()}: receiver {channel.io}, applier {channel.applier}"
+        if (threads.io and not channel.io_started) or (threads.applier and not channel.applier_started):
+            errors = [error for error in (channel.io_error, channel.applier_error) if error]
+            missing.append(f"{words} ({'; '.join(errors)})" if errors else words)
+        if (channel.io_started and not threads.io) or (channel.applier_started and not threads.applier):
+            extra.append(words)
+    return missing, extra
 
 
 def position_key(position: Position) -> tuple[int, str, int]:
@@ -476,7 +476,7 @@ def connected_replicas(session: Session, *, threads_running: bool) -> list[str] 
 
 
 def cluster_membership(session: Session, variables: t.Mapping[str, str]) -> str | None:
-    """"Galera" or "group replication" when this server is a member, else None."""
+    """ "Galera" or "group replication" when this server is a member, else None."""
     if variables.get("wsrep_on", "OFF").upper() == "ON" and variables.get("wsrep_provider", "none") not in ("", "none"):
         return "Galera"
     try:

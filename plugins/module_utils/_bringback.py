@@ -1,0 +1,269 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bring a server back to what the ledger says it was: running, its threads as before, its flags as before.
+
+The one path for everybody: the start module, the recovery of an earlier run, and the dead-man.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+import typing as t
+from dataclasses import dataclass, replace
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
+    _connection,
+    _replication,
+    _server,
+    _service,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login, Session
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Threads
+
+_POLL = 0.1
+# A server asked to stop closes its listeners at once; one that still answers after this time was never asked.
+_STILL_ANSWERS_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class BringBackLimits:
+    """Seconds: for a stop still under way, and from the start command to the first answer."""
+
+    stop: float = 1800.0
+    start: float = 600.0
+
+
+@dataclass(frozen=True)
+class BroughtBack:
+    """What was done. ``ready_mono`` is the monotonic time of the first answer when we started the server."""
+
+    server_started: bool
+    ready_mono: float | None
+    actions: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def wanted_threads(ledger: Ledger) -> list[Threads]:
+    """The threads of every channel as they were before the run."""
+    return [Threads(**item) for item in ledger.data["before"]["threads"]]
+
+
+def dialect_of(ledger: Ledger) -> Dialect:
+    server = ledger.data["server"]
+    major, minor, patch = server["version"]
+    return Dialect(server["family"], (major, minor, patch))
+
+
+def bring_back(ledger: Ledger, login: Login, limits: BringBackLimits) -> BroughtBack:
+    """Start the server if it is down, then put threads, flags and service units back.
+
+    Safe to call at any time and from several processes: a lock of its own lets only one start the server.
+
+    Raises ReplicaBackupError with the state the server is in.
+    """
+    manager = _service.from_dict(ledger.data["service"])
+    actions: list[str] = []
+    warnings: list[str] = []
+    ready_mono = None
+    with _start_lock(ledger.state_dir, limits.start):
+        running = _wait_for_running_or_gone(ledger, login, limits.stop)
+        if not running:
+            threads = wanted_threads(ledger)
+            skip = not all(item.io and item.applier for item in threads)
+            manager.start(skip_replication=skip)
+            actions.append(f"started the server through {manager.kind} {manager.name}".rstrip())
+        # Also for a server that somebody else started a moment ago: it may not answer yet.
+        answered = _wait_until_it_answers(ledger, login, manager, limits.start)
+        if not running:
+            ready_mono = answered
+        actions += manager.after_start()
+        actions += manager.release()
+    try:
+        with _connection.connect(login, read_timeout=60) as session:
+            put_back, odd = _put_back(session, ledger)
+            actions += put_back
+            warnings += odd + _lost_settings(session, ledger)
+    except ReplicaBackupError as error:
+        raise ReplicaBackupError(
+            "The server runs, but its replication threads could not be put back",
+            found=str(error),
+            expected="threads: " + "; ".join(_in_words(item) for item in wanted_threads(ledger)),
+            server_state="running, replication threads not as before",
+            next_command="START the threads named above by hand, or run the recover playbook with a working login",
+            server_started=not running,
+        ) from error
+    return BroughtBack(not running, ready_mono, tuple(actions), tuple(warnings))
+
+
+def _in_words(threads: Threads) -> str:
+    words = {True: "running", False: "stopped"}
+    return f"'{threads.name}' receiver {words[threads.io]}, applier {words[threads.applier]}"
+
+
+@contextlib.contextmanager
+def _start_lock(state_dir: str, timeout: float) -> t.Iterator[None]:
+    """Only one process at a time starts the server. A lock that nobody gives back must not keep it down."""
+    descriptor = os.open(
+        os.path.join(state_dir, "start.lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+    )
+    try:
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+            time.sleep(_POLL)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _find(ledger: Ledger) -> _server.ServerProcess | None:
+    server = ledger.data["server"]
+    return _server.find_process(datadir=server["datadir"], pid_file=server.get("pid_file"))
+
+
+def _wait_for_running_or_gone(ledger: Ledger, login: Login, limit: float) -> bool:
+    """True when a server runs on the datadir and is not on its way down; False when none does."""
+    asked = bool(ledger.data.get("stop_requested"))
+    before = _server.ServerProcess.from_dict(ledger.data["server"]["process"])
+    deadline = time.monotonic() + limit
+    answering_since: float | None = None
+    while True:
+        process = _find(ledger)
+        if process is None:
+            return False
+        stopping = asked and (process.pid, process.start_ticks) == (before.pid, before.start_ticks)
+        if not stopping:
+            return True
+        now = time.monotonic()
+        if _connection.server_answers(replace(login, connect_timeout=2)):
+            answering_since = answering_since or now
+            if now - answering_since >= _STILL_ANSWERS_SECONDS:
+                return True
+        else:
+            answering_since = None
+        if now >= deadline:
+            raise ReplicaBackupError(
+                "The server was asked to stop and is still stopping",
+                found=f"process {process.pid} still there after {limit:g} s",
+                expected="an end of the process; it is not killed, for a killed server must recover",
+                server_state=f"stopping (process {process.pid})",
+                next_command="watch the server's error log, then run the recover playbook again",
+            )
+        time.sleep(_POLL)
+
+
+def _wait_until_it_answers(ledger: Ledger, login: Login, manager: _service.ServiceManager, limit: float) -> float:
+    """Monotonic time at which the server answered."""
+    deadline = time.monotonic() + limit
+    seen = False
+    missing_since: float | None = None
+    while True:
+        if _connection.server_answers(replace(login, connect_timeout=2)):
+            return time.monotonic()
+        now = time.monotonic()
+        process = _find(ledger)
+        seen = seen or process is not None
+        missing_since = None if process is not None else missing_since or now
+        # A process that appeared and is gone for a while has given up (units with Restart= come back sooner).
+        gave_up = seen and missing_since is not None and now - missing_since > 20
+        never_came = not seen and missing_since is not None and now - missing_since > 60
+        if now >= deadline or gave_up or never_came:
+            raise ReplicaBackupError(
+                "The server does not come up",
+                found=f"{manager.status()}; last lines of the error log: {_log_tail(ledger)}",
+                expected=f"an answer within {limit:g} s at {login.where()}",
+                server_state="down" if process is None else f"starting (process {process.pid})",
+                next_command=f"read the error log, start the server by hand ({manager.kind} {manager.name}), "
+                "then run the recover playbook",
+            )
+        time.sleep(_POLL)
+
+
+def _log_tail(ledger: Ledger) -> str:
+    path = ledger.data["server"].get("error_log")
+    if not path:
+        return "(not in a file)"
+    try:
+        with open(path, "rb") as handle:
+            handle.seek(max(0, os.fstat(handle.fileno()).st_size - 2000))
+            lines = handle.read().decode("utf-8", "replace").splitlines()
+    except OSError as error:
+        return f"(cannot be read: {error.strerror})"
+    return " / ".join(lines[-8:])
+
+
+def _put_back(session: Session, ledger: Ledger) -> tuple[list[str], list[str]]:
+    """Threads and read-only flags as before; the last thing before the server is as it was."""
+    actions = []
+    before = ledger.data["before"]
+    # super_read_only first: switching it off leaves read_only, switching it on switches read_only on.
+    for name in ("super_read_only", "read_only", "innodb_fast_shutdown"):
+        if name not in before:
+            continue
+        wanted = {"ON": "1", "OFF": "0"}.get(str(before[name]).upper(), str(before[name]))
+        if str(session.scalar(f"SELECT @@GLOBAL.{name}")) != wanted:
+            session.execute(f"SET GLOBAL {name} = %s", (int(wanted),))
+            actions.append(f"set {name} back to {before[name]}")
+    dialect = dialect_of(ledger)
+    wanted_by_channel = wanted_threads(ledger)
+    started = _replication.resume(session, dialect, wanted_by_channel)
+    actions += [f"started the {item}" for item in started]
+    missing, extra = _replication.differing_threads(session, dialect, wanted_by_channel)
+    if missing:
+        raise ReplicaBackupError("The replication threads are not as before", found="; ".join(missing))
+    return actions, [f"A thread runs that did not run before; somebody else started it: {item}" for item in extra]
+
+
+# Values that every start or every second changes; they say nothing about lost settings.
+_VOLATILE = frozenset(
+    {
+        "timestamp",
+        "rand_seed1",
+        "rand_seed2",
+        "pseudo_thread_id",
+        "identity",
+        "last_insert_id",
+        "insert_id",
+        "innodb_fast_shutdown",
+        "server_uid",
+    }
+)
+
+
+def comparable_settings(variables: t.Mapping[str, str]) -> dict[str, str]:
+    """The settings worth comparing before and after a restart: no GTID state, nothing secret."""
+    secret = ("password", "secret", "passphrase", "auth_string")
+    return {
+        name: value
+        for name, value in variables.items()
+        if name not in _VOLATILE and not name.startswith("gtid_") and not any(word in name for word in secret)
+    }
+
+
+def _lost_settings(session: Session, ledger: Ledger) -> list[str]:
+    """Settings made at run time that the restart has undone: said, not guessed at."""
+    before = ledger.data["before"].get("settings")
+    if not before:
+        return []
+    now = comparable_settings(session.variables())
+    lost = [
+        f"{name} was {before[name]!r}, is {now[name]!r}"
+        for name in sorted(before)
+        if now.get(name, before[name]) != before[name]
+    ]
+    if not lost:
+        return []
+    return ["Settings made at run time, in no option file, are gone after the restart: " + "; ".join(lost[:20])]

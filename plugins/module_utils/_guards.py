@@ -1,0 +1,223 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The rules that decide whether a server may be stopped: each a function from facts to verdicts.
+
+What is not known counts as no. A verdict names the rule, the value seen, what was expected and the variable
+that relaxes the rule.
+"""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Channel
+
+_NOTHING = "nothing relaxes this rule"
+# Room beside the data for manifest, lists and rounding, in bytes.
+_SPARE_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the user allows. ``max_lag`` in seconds; ``space_factor`` times the data's bytes must be free."""
+
+    max_lag: int = 300
+    allow_connected_replicas: bool = False
+    allow_stopped_channels: bool = False
+    allow_channel_errors: bool = False
+    space_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was observed. None means that it could not be learnt.
+
+    ``data_bytes``: allocated bytes of all files to copy; ``free_bytes``: free in the spool's file system for the
+    user of this process; ``missing_tools``: commands that the chosen format needs and the host lacks.
+    """
+
+    channels: tuple[Channel, ...]
+    connected_replicas: tuple[str, ...] | None
+    cluster: str | None
+    force_recovery: str
+    data_bytes: int
+    free_bytes: int
+    spool_dir: str
+    missing_tools: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``ok`` False refuses. ``relax`` names the variable of role replica_backup that relaxes the rule."""
+
+    rule: str
+    ok: bool
+    found: str
+    expected: str
+    relax: str
+
+    def to_dict(self) -> dict[str, t.Any]:
+        return {
+            "rule": self.rule,
+            "ok": self.ok,
+            "found": self.found,
+            "expected": self.expected,
+            "relax": self.relax,
+        }
+
+    def text(self) -> str:
+        return f"rule '{self.rule}': found {self.found}; expected {self.expected}; relax with: {self.relax}"
+
+
+def is_replica(facts: Facts, policy: Policy) -> Verdict:
+    names = ", ".join(f"{c.label()} from {c.source_host}:{c.source_port}" for c in facts.channels)
+    return Verdict(
+        "replica", bool(facts.channels), names or "no replication channel", "a server that replicates", _NOTHING
+    )
+
+
+def no_connected_replicas(facts: Facts, policy: Policy) -> Verdict:
+    relax = "replica_backup_allow_connected_replicas"
+    expected = "no server that replicates from this one"
+    if facts.connected_replicas is None:
+        found = "not known: the account sees no other sessions (it needs the PROCESS privilege)"
+        return Verdict("connected_replicas", policy.allow_connected_replicas, found, expected, relax)
+    found = ", ".join(facts.connected_replicas) or "none"
+    ok = policy.allow_connected_replicas or not facts.connected_replicas
+    return Verdict("connected_replicas", ok, found, expected, relax)
+
+
+def channels_run(facts: Facts, policy: Policy) -> Verdict:
+    stopped = [
+        f"{channel.label()}: receiver {channel.io}, applier {channel.applier}"
+        for channel in facts.channels
+        if channel.io.lower() != "yes" or not channel.applier_started
+    ]
+    return Verdict(
+        "channel_threads",
+        policy.allow_stopped_channels or not stopped,
+        "; ".join(stopped) or "all threads run",
+        "every channel connected and applying",
+        "replica_backup_allow_stopped_channels",
+    )
+
+
+def channels_without_errors(facts: Facts, policy: Policy) -> Verdict:
+    errors = [
+        f"{channel.label()}: {error}"
+        for channel in facts.channels
+        for error in (channel.io_error, channel.applier_error)
+        if error
+    ]
+    return Verdict(
+        "channel_errors",
+        policy.allow_channel_errors or not errors,
+        "; ".join(errors) or "no errors",
+        "no replication error",
+        "replica_backup_allow_channel_errors",
+    )
+
+
+def lag_is_low(facts: Facts, policy: Policy) -> Verdict:
+    behind = []
+    for channel in facts.channels:
+        if not (channel.io_started and channel.applier_started):
+            continue  # judged by channel_threads
+        if channel.lag is None:
+            if not policy.allow_stopped_channels:
+                behind.append(f"{channel.label()}: lag not known")
+        elif channel.lag - channel.delay > policy.max_lag:
+            behind.append(f"{channel.label()}: {channel.lag} s behind (configured delay {channel.delay} s)")
+    return Verdict(
+        "lag",
+        not behind,
+        "; ".join(behind) or "no channel further behind",
+        f"at most {policy.max_lag} s beyond the configured delay",
+        "replica_backup_max_lag",
+    )
+
+
+def not_in_cluster(facts: Facts, policy: Policy) -> Verdict:
+    return Verdict(
+        "cluster_member",
+        facts.cluster is None,
+        facts.cluster or "no cluster",
+        "a server outside Galera and group replication",
+        _NOTHING,
+    )
+
+
+def not_in_forced_recovery(facts: Facts, policy: Policy) -> Verdict:
+    return Verdict(
+        "force_recovery",
+        facts.force_recovery == "0",
+        f"innodb_force_recovery = {facts.force_recovery}",
+        "0: a damaged server's files are no backup",
+        _NOTHING,
+    )
+
+
+def has_room(facts: Facts, policy: Policy) -> Verdict:
+    needed = int(facts.data_bytes * policy.space_factor) + _SPARE_BYTES
+    return Verdict(
+        "space",
+        facts.free_bytes >= needed,
+        f"{facts.free_bytes} bytes free for {facts.spool_dir}",
+        f"{needed} bytes ({facts.data_bytes} bytes of data x {policy.space_factor:g}, and {_SPARE_BYTES} spare)",
+        "replica_backup_space_factor (or another replica_backup_spool_dir)",
+    )
+
+
+def has_tools(facts: Facts, policy: Policy) -> Verdict:
+    return Verdict(
+        "tools",
+        not facts.missing_tools,
+        f"missing: {', '.join(facts.missing_tools)}" if facts.missing_tools else "all present",
+        "the commands that format and compression need",
+        "replica_backup_compression",
+    )
+
+
+RULES: tuple[t.Callable[[Facts, Policy], Verdict], ...] = (
+    is_replica,
+    not_in_cluster,
+    no_connected_replicas,
+    channels_run,
+    channels_without_errors,
+    lag_is_low,
+    not_in_forced_recovery,
+    has_tools,
+    has_room,
+)
+
+
+def judge(facts: Facts, policy: Policy) -> list[Verdict]:
+    """All verdicts, in the order of RULES."""
+    return [rule(facts, policy) for rule in RULES]
+
+
+def refuse_unless_all_pass(verdicts: t.Sequence[Verdict]) -> None:
+    """Raise RefusedError that names every rule that said no."""
+    failed = [verdict for verdict in verdicts if not verdict.ok]
+    if failed:
+        raise RefusedError(
+            "This server must not be stopped: " + " | ".join(verdict.text() for verdict in failed),
+            server_state="untouched",
+            rule=failed[0].rule,
+            verdicts=[verdict.to_dict() for verdict in failed],
+        )
+
+
+def free_bytes(path: str) -> int:
+    """Bytes that this process's user may still write in the file system of ``path`` or its nearest parent."""
+    while not os.path.isdir(path):
+        parent = os.path.dirname(path)
+        if parent == path:
+            break
+        path = parent
+    status = os.statvfs(path)
+    return status.f_frsize * (status.f_bfree if os.geteuid() == 0 else status.f_bavail)

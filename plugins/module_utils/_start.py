@@ -1,0 +1,224 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Start what we stopped: server, threads and flags as before, dead-man off, true catch-up; or finish an earlier run."""
+
+from __future__ import annotations
+
+import os
+import time
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
+    _bringback,
+    _connection,
+    _deadman,
+    _ledger,
+    _replication,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import output
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._bringback import BringBackLimits
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
+
+
+@dataclass(frozen=True)
+class StartRequest:
+    """What is asked for; all times in seconds.
+
+    ``run_id`` None takes whatever ledger is open. ``recover`` finishes an earlier run, once nobody is taken to be
+    working on it any more; ``take_over`` does not wait for that. ``close`` ends the ledger of a finished run.
+    """
+
+    login: Login
+    state_dir: str
+    run_id: str | None = None
+    stop_timeout: float = 1800.0
+    start_timeout: float = 600.0
+    catch_up: bool = True
+    catch_up_timeout: float = 3600.0
+    catch_up_max_lag: int = 1
+    recover: bool = False
+    take_over: bool = False
+    close: bool = False
+    lock_timeout: float = 120.0
+
+
+def start(request: StartRequest, *, check: bool = False) -> dict[str, t.Any]:
+    """Do what the request says, or in check mode say what would be done. Returns the module's result."""
+    if check:
+        return _would(request)
+    if _ledger.load(request.state_dir) is None:
+        return _nothing_open(request)
+    with _ledger.locked(request.state_dir, "mysql_replica_start", timeout=request.lock_timeout):
+        ledger = _ledger.load(request.state_dir)
+        if ledger is None:
+            return _nothing_open(request)
+        ours = request.run_id is None or ledger.run_id == request.run_id
+        if request.recover:
+            if not ours and not request.take_over:
+                _wait_for_lease(ledger, request.lock_timeout)
+        elif not ours:
+            raise _ledger.unfinished(ledger)
+        if request.close:
+            ledger.close("complete")
+            return {"changed": True, "explanation": [f"The ledger of run {ledger.run_id} is closed."]}
+        explanation = _story(ledger) if request.recover else []
+        result = _bring_back(ledger, request)
+        explanation += [f"Now: {action}." for action in result["actions"]]
+        if request.recover:
+            explanation += _finish(ledger)
+        return {**result, "explanation": explanation}
+
+
+def _would(request: StartRequest) -> dict[str, t.Any]:
+    ledger = _ledger.load(request.state_dir)
+    if ledger is None:
+        return {"changed": False, "explanation": ["No run is open: nothing would be done."]}
+    verb = "closed" if request.close else "finished" if request.recover else "continued with the start"
+    return {"changed": True, "explanation": [*_story(ledger), f"The run would be {verb}."]}
+
+
+def _nothing_open(request: StartRequest) -> dict[str, t.Any]:
+    """No ledger: nothing of ours to start. A server that is down for other reasons is reported, not touched."""
+    last = _ledger.load_last(request.state_dir)
+    words = ["No unfinished run."]
+    if last is not None:
+        words.append(
+            f"The last one, {last.run_id} (backup {last.data.get('backup_id')}), ended {last.data.get('closed')}: "
+            f"{last.data.get('outcome')}."
+        )
+    if not request.recover and not request.close and not _connection.server_answers(request.login):
+        raise ReplicaBackupError(
+            "The server does not answer, and no ledger says that it was stopped by a backup",
+            found=f"no open ledger in {request.state_dir}, no answer at {request.login.where()}",
+            expected="an open ledger, or a running server",
+            server_state="not running, or not at this address; untouched",
+            next_command="look at the server's error log and start it by hand",
+        )
+    return {"changed": False, "explanation": words, "actions": []}
+
+
+def _wait_for_lease(ledger: Ledger, timeout: float) -> None:
+    """Another run's ledger is left alone until its lease ends: its controller may be between two modules."""
+    if ledger.lease_left > timeout:
+        raise _ledger.unfinished(ledger)
+    time.sleep(ledger.lease_left)
+    current = _ledger.load(ledger.state_dir)
+    # The lock is ours, so only a module that works without it (none does) could have renewed the lease.
+    if current is not None and current.lease_left > 0:
+        raise _ledger.unfinished(current)
+
+
+def _bring_back(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
+    limits = BringBackLimits(stop=request.stop_timeout, start=request.start_timeout)
+    already = ledger.step in ("serving", "catch_up")
+    if not already:
+        ledger.begin("start", lease=limits.stop + limits.start)
+    try:
+        brought = _bringback.bring_back(ledger, request.login, limits)
+    except ReplicaBackupError as error:
+        error.facts.setdefault("server_restored", False)
+        raise
+    fired = _deadman.fired(ledger.state_dir)
+    if fired is not None:
+        ledger.data["deadman_fired"] = fired
+        ledger.warn(f"The dead-man fired at {fired.get('fired')}: {fired.get('outcome')}")
+    disarmed = _deadman.disarm(ledger.state_dir)
+    for warning in brought.warnings:
+        ledger.warn(warning)
+    if not already:
+        _note_downtime(ledger, brought.ready_mono if brought.server_started else (fired or {}).get("ready_mono"))
+        ledger.end("start")
+        ledger.begin("serving")
+        ledger.end("serving")
+    result: dict[str, t.Any] = {
+        "changed": bool(brought.actions) or disarmed,
+        "server_restored": True,
+        "actions": list(brought.actions),
+        "downtime_seconds": ledger.data.get("downtime_seconds"),
+        "deadman_fired": fired is not None,
+        "caught_up": None,
+    }
+    if request.catch_up:
+        result["catch_up_seconds"] = _catch_up(ledger, request)
+        result["caught_up"] = True
+    with _connection.connect(request.login, read_timeout=60) as session:
+        channels = _replication.read_channels(session, _bringback.dialect_of(ledger))
+    result["channels"] = [channel.to_dict() for channel in channels]
+    result["times"] = _ledger.public_times(ledger)
+    result["warnings"] = list(ledger.data["warnings"])
+    return result
+
+
+def _note_downtime(ledger: Ledger, ready_mono: float | None) -> None:
+    """Seconds from the request to stop until the server answered again; unknown after a reboot."""
+    window = ledger.data.get("window")
+    if window and ready_mono is not None and ready_mono >= window["stop_requested_mono"]:
+        window["ready_mono"] = ready_mono
+        ledger.data["downtime_seconds"] = round(ready_mono - window["stop_requested_mono"], 3)
+
+
+def _catch_up(ledger: Ledger, request: StartRequest) -> float:
+    ledger.begin("catch_up", lease=request.catch_up_timeout)
+    last_sign = time.monotonic()
+
+    def renew() -> None:
+        nonlocal last_sign
+        if time.monotonic() - last_sign > 30:
+            last_sign = time.monotonic()
+            ledger.save(lease=request.catch_up_timeout)
+
+    try:
+        with _connection.connect(request.login, read_timeout=60) as session:
+            seconds = _replication.wait_caught_up(
+                session,
+                _bringback.dialect_of(ledger),
+                _bringback.wanted_threads(ledger),
+                no_progress_timeout=request.catch_up_timeout,
+                max_lag=request.catch_up_max_lag,
+                on_look=renew,
+            )
+    except ReplicaBackupError as error:
+        error.facts.setdefault("server_restored", True)
+        error.facts.setdefault("caught_up", False)
+        raise
+    ledger.end("catch_up")
+    return round(seconds, 3)
+
+
+def _story(ledger: Ledger) -> list[str]:
+    """What the ledger says happened, for a person."""
+    data = ledger.data
+    words = [
+        f"Run {ledger.run_id} (backup {data.get('backup_id')} of {data.get('host')}) was opened {data.get('opened')} "
+        f"and got as far as step '{ledger.step}'."
+    ]
+    words.append(
+        "It had asked the server to stop." if data.get("stop_requested") else "It had not asked the server to stop."
+    )
+    fired = _deadman.fired(ledger.state_dir)
+    armed = _deadman.armed(ledger.state_dir)
+    if fired is not None:
+        words.append(f"The dead-man fired at {fired.get('fired')}: {fired.get('outcome')}.")
+    elif armed is not None:
+        words.append(f"The dead-man was armed for {armed.get('deadline')}.")
+    return words
+
+
+def _finish(ledger: Ledger) -> list[str]:
+    """Remove what the dead run left half done, and close its ledger."""
+    data = ledger.data
+    paths = SetPaths(data["spool_dir"], data["host"], data["backup_id"])
+    words = []
+    if os.path.exists(paths.manifest):
+        words.append(f"The set {paths.directory} is complete and was kept.")
+    elif output.remove_tree(paths.directory):
+        words.append(f"The unfinished set {paths.directory} was removed.")
+    ledger.close("recovered after a run that did not finish")
+    _deadman.clear_fired(ledger.state_dir)
+    words.append("The ledger is closed; the next backup may start.")
+    return words

@@ -1,0 +1,330 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Stop a replica: guards, quiesce, record, arm the dead-man, clean shutdown, proof.
+
+Facts first, then a plan, then the action. Whatever fails after the first change, the server is brought back here
+and now; the dead-man on the host stands behind that.
+"""
+
+from __future__ import annotations
+
+import time
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
+    _bringback,
+    _connection,
+    _deadman,
+    _guards,
+    _ledger,
+    _observe,
+    _places,
+    _replication,
+    _server,
+    _service,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import compress
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._bringback import BringBackLimits
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login, QueryError, Session
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._guards import Policy, Verdict
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._observe import Observed
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Threads
+
+# Time that the steps between the dead-man's deadline and the end of a module's own limits may take, in seconds.
+_LEASE_MARGIN = 60.0
+
+
+@dataclass(frozen=True)
+class StopRequest:
+    """What is asked for. All limits in seconds; ``service_manager`` "auto" means found from the running process."""
+
+    login: Login
+    paths: SetPaths
+    state_dir: str
+    run_id: str
+    policy: Policy = field(default_factory=Policy)
+    format: str = "tar"
+    compression: str = "zstd"
+    service_manager: str = "auto"
+    service_name: str | None = None
+    limits: _replication.Limits = field(default_factory=_replication.Limits)
+    statement_timeout: float = 60.0
+    shutdown_timeout: float = 1800.0
+    start_timeout: float = 600.0
+    downtime_budget: float = 3600.0
+
+
+@dataclass(frozen=True)
+class StopPlan:
+    """What would be done, decided from facts alone."""
+
+    observed: Observed
+    manager: _service.ServiceManager
+    verdicts: tuple[Verdict, ...]
+    data_bytes: int
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, t.Any]:
+        observed = self.observed
+        return {
+            "server": f"{observed.identity.family} {observed.identity.version_text}",
+            "datadir": observed.datadir,
+            "process": observed.process.pid,
+            "service_manager": self.manager.kind,
+            "service_name": self.manager.name,
+            "data_bytes": self.data_bytes,
+            "channels": [channel.label() for channel in observed.channels],
+            "steps": [
+                "arm the dead-man on the host",
+                "stop the receivers, drain the appliers, stop the appliers",
+                "record the coordinates of every channel",
+                f"shut the server down through {self.manager.kind} {self.manager.name}".rstrip(),
+                "prove that the stop was clean",
+            ],
+            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
+        }
+
+
+def make_plan(session: Session, request: StopRequest) -> StopPlan:
+    """Facts to plan, read-only. Raises RefusedError when a guard says no."""
+    observed = _observe.observe(session, request.login)
+    manager = _service.detect(
+        process=observed.process,
+        requested=request.service_manager,
+        name=request.service_name,
+        variables=observed.variables,
+        skip_option=observed.dialect.skip_start_option,
+        state_dir=request.state_dir,
+    )
+    data_bytes = _places.measure(session, observed.variables, observed.process)
+    facts = _guards.Facts(
+        channels=observed.channels,
+        connected_replicas=observed.connected_replicas,
+        cluster=observed.cluster,
+        force_recovery=observed.variables.get("innodb_force_recovery", "0"),
+        data_bytes=data_bytes,
+        free_bytes=_guards.free_bytes(request.paths.root),
+        spool_dir=request.paths.root,
+        missing_tools=_missing_tools(request),
+    )
+    verdicts = _guards.judge(facts, request.policy)
+    _guards.refuse_unless_all_pass(verdicts)
+    return StopPlan(observed, manager, tuple(verdicts), data_bytes, tuple(manager.warnings))
+
+
+def _missing_tools(request: StopRequest) -> tuple[str, ...]:
+    if request.format != "tar":
+        return ()
+    try:
+        compress.find_compressor(request.compression)
+    except RefusedError:
+        return (request.compression,)
+    return ()
+
+
+def stop(request: StopRequest, *, check: bool = False) -> dict[str, t.Any]:
+    """Stop the server, or in check mode say what would be done. Returns the module's result."""
+    if check:
+        ledger = _ledger.load(request.state_dir)
+        if ledger is not None and not _is_ours(ledger, request):
+            raise _ledger.unfinished(ledger)
+        if ledger is not None and _is_stopped(ledger):
+            return _result(ledger, changed=False)
+        with _connect(request) as session:
+            plan = make_plan(session, request)
+        return {"changed": True, "plan": plan.to_dict(), "warnings": list(plan.warnings)}
+    with _ledger.locked(request.state_dir, f"mysql_replica_stop of run {request.run_id}"):
+        ledger = _ledger.load(request.state_dir)
+        if ledger is not None:
+            if _is_ours(ledger, request) and _is_stopped(ledger):
+                return _result(ledger, changed=False)
+            raise _ledger.unfinished(ledger)
+        with _connect(request) as session:
+            plan = make_plan(session, request)
+            ledger = _open_ledger(request, plan)
+            try:
+                _stop_server(session, request, plan, ledger)
+            except BaseException as error:
+                raise _undo(ledger, request, error) from error
+        return {**_result(ledger, changed=True), "plan": plan.to_dict()}
+
+
+def _connect(request: StopRequest) -> Session:
+    try:
+        return _connection.connect(request.login, read_timeout=request.statement_timeout)
+    except _connection.ServerUnreachableError as error:
+        raise RefusedError(
+            error.message,
+            found=error.found,
+            expected="a running replica: a server that was down before the run is not ours to start or to archive",
+            server_state="not running, or not at this address; untouched",
+            next_command="start the server, or correct the login variables (replica_backup_login_*)",
+            rule="login",
+        ) from error
+    except _connection.LoginRefusedError as error:
+        raise RefusedError(
+            error.message,
+            found=error.found,
+            expected="a login that the server accepts (replica_backup_login_*, replica_backup_config_file)",
+            server_state="running, untouched",
+            rule="login",
+        ) from error
+
+
+def _is_ours(ledger: Ledger, request: StopRequest) -> bool:
+    return ledger.run_id == request.run_id
+
+
+def _is_stopped(ledger: Ledger) -> bool:
+    """This run has stopped the server and nobody has started it since."""
+    if "clean_stop" not in ledger.data or ledger.step != "stopped":
+        return False
+    server = ledger.data["server"]
+    return _server.find_process(datadir=server["datadir"], pid_file=server["pid_file"]) is None
+
+
+def _result(ledger: Ledger, *, changed: bool) -> dict[str, t.Any]:
+    data = ledger.data
+    return {
+        "changed": changed,
+        "run_id": ledger.run_id,
+        "channels": data["channels"],
+        "clean_stop": data["clean_stop"],
+        "service": {"manager": data["service"]["kind"], "name": data["service"].get("name", "")},
+        "ledger": ledger.path,
+        "deadline": data["deadline"],
+        "times": _ledger.public_times(ledger),
+        "warnings": data["warnings"],
+    }
+
+
+def _open_ledger(request: StopRequest, plan: StopPlan) -> Ledger:
+    observed = plan.observed
+    settings = observed.variables
+    before: dict[str, t.Any] = {
+        "threads": [Threads.of(channel).to_dict() for channel in observed.channels],
+        "settings": _bringback.comparable_settings(settings),
+    }
+    for name in ("read_only", "super_read_only"):
+        if name in settings:
+            before[name] = settings[name]
+    return _ledger.open_new(
+        request.state_dir,
+        {
+            "run_id": request.run_id,
+            "backup_id": request.paths.backup_id,
+            "host": request.paths.host,
+            "spool_dir": request.paths.root,
+            "server": observed.server_facts(),
+            "before": before,
+            "service": plan.manager.to_dict(),
+            "channels": observed.channel_facts(observed.channels),
+            "deadline": _ledger.utc(time.time() + request.downtime_budget),
+            "warnings": list(plan.warnings),
+        },
+    )
+
+
+def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger: Ledger) -> None:
+    observed = plan.observed
+    patience = request.limits.drain + request.limits.temp_tables + request.limits.gaps + _LEASE_MARGIN
+    ledger.begin("quiesce", lease=patience)
+    # Armed before the first thread is stopped: a replica that stands still is as bad as one that is down.
+    ledger.data["deadman"] = _deadman.arm(request.state_dir, request.login, request.downtime_budget)
+    channels = _replication.quiesce(session, observed.dialect, request.limits)
+    ledger.data["channels"] = observed.channel_facts(channels)
+    ledger.data["required_files"] = _places.refresh_required(session, observed.variables)
+    ledger.end("quiesce")
+
+    ledger.begin("shutdown", lease=request.shutdown_timeout + _LEASE_MARGIN)
+    held = plan.manager.hold()
+    ledger.data["service"] = plan.manager.to_dict()
+    _make_shutdown_clean(session, observed.variables, ledger)
+    error_log = _server.error_log_path(observed.variables)
+    mark = _server.mark_error_log(error_log) if error_log else None
+    ledger.data["stop_requested"] = True
+    ledger.data["window"] = {"stop_requested_mono": time.monotonic(), "held": held}
+    ledger.save(lease=request.shutdown_timeout + _LEASE_MARGIN)
+    if not plan.manager.request_stop():
+        if observed.dialect.has_shutdown_statement:
+            _send_shutdown(session)
+        else:
+            session.shutdown_by_protocol()
+    _server.wait_gone(observed.process, request.shutdown_timeout)
+    proof = _server.prove_clean_stop(
+        family=observed.identity.family,
+        version=observed.identity.version,
+        process=observed.process,
+        variables=observed.variables,
+        error_log=mark,
+    )
+    ledger.data["clean_stop"] = proof.to_dict()
+    ledger.end("shutdown")
+    if not proof.clean:
+        raise ReplicaBackupError(
+            "The server is down, but it did not stop cleanly, so its files are no backup",
+            found=proof.summary,
+            expected="a clean shutdown",
+            rule="clean_stop",
+        )
+    ledger.begin("stopped", lease=request.downtime_budget)
+    ledger.end("stopped")
+
+
+def _make_shutdown_clean(session: Session, variables: t.Mapping[str, str], ledger: Ledger) -> None:
+    """InnoDB must write a clean checkpoint: fast_shutdown 2 and 3 leave the files as after a crash.
+
+    Source: manual, "innodb_fast_shutdown". The setting is lost with the shutdown, so nothing has to be put back
+    unless the stop fails (then ``_undo`` does it).
+    """
+    value = variables.get("innodb_fast_shutdown", "1")
+    if value in ("2", "3"):
+        ledger.data["before"]["innodb_fast_shutdown"] = value
+        ledger.save()
+        session.execute("SET GLOBAL innodb_fast_shutdown = 1")
+        ledger.warn(f"innodb_fast_shutdown was {value}; set to 1 for this shutdown")
+
+
+def _send_shutdown(session: Session) -> None:
+    try:
+        session.execute("SHUTDOWN")
+    except QueryError as error:
+        # The connection may be cut before the answer arrives: that is the shutdown itself.
+        if error.code not in (2006, 2013, 0):
+            raise
+
+
+def _undo(ledger: Ledger, request: StopRequest, error: BaseException) -> ReplicaBackupError:
+    """Bring the server back after a failed stop, and turn ``error`` into a message that says how that went."""
+    text = str(error) or type(error).__name__
+    facts = error.facts if isinstance(error, ReplicaBackupError) else {}
+    next_command = error.next_command if isinstance(error, ReplicaBackupError) else None
+    limits = BringBackLimits(stop=request.shutdown_timeout, start=request.start_timeout)
+    try:
+        ledger.begin("start", lease=limits.stop + limits.start)
+        result = _bringback.bring_back(ledger, request.login, limits)
+        _deadman.disarm(request.state_dir)
+        ledger.end("start")
+        ledger.close(f"stop failed: {text}")
+    except BaseException as second:
+        return ReplicaBackupError(
+            f"{text} And then bringing the server back failed too: {second}",
+            server_state=getattr(second, "server_state", None) or "not known",
+            next_command="ansible-playbook mysql_ops.replica_backup.recover --limit HOST "
+            f"(the dead-man tries by itself at {ledger.data.get('deadline')})",
+            server_restored=False,
+            **facts,
+        )
+    return ReplicaBackupError(
+        text,
+        server_state="running, threads as before",
+        next_command=next_command or "mend what is named above, then run the backup again",
+        server_restored=True,
+        actions=list(result.actions),
+        **facts,
+    )
