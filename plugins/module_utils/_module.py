@@ -59,3 +59,28 @@ def run(module: AnsibleModule, work: t.Callable[[], dict[str, t.Any]], *, needs_
     for warning in result.get("warnings", ()):
         module.warn(warning)
     module.exit_json(**result)
+
+
+def state_argument_spec() -> dict[str, t.Any]:
+    return {"state_dir": {"type": "path", "default": "/var/lib/mysql-replica-backup"}}
+
+
+def run_argument_spec() -> dict[str, t.Any]:
+    """Where ledger and spool are, and which set is worked on."""
+    return {
+        **state_argument_spec(),
+        "spool_dir": {"type": "path", "default": "/var/backups/mysql-replica"},
+        "host": {"type": "str", "required": True},
+        "backup_id": {"type": "str", "required": True},
+    }
+
+
+def service_argument_spec() -> dict[str, t.Any]:
+    return {
+        "service_manager": {
+            "type": "str",
+            "choices": ["auto", "systemd", "sysvinit", "mysqld_safe", "none"],
+            "default": "auto",
+        },
+        "service_name": {"type": "str"},
+    }

@@ -143,7 +143,8 @@ def _bring_back(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
         "deadman_fired": fired is not None,
         "caught_up": None,
     }
-    if request.catch_up:
+    # A recovery ends with the server back; how far it lags is the next run's guard to judge.
+    if request.catch_up and not request.recover:
         result["catch_up_seconds"] = _catch_up(ledger, request)
         result["caught_up"] = True
     with _connection.connect(request.login, read_timeout=60) as session:

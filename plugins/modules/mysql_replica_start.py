@@ -1,0 +1,185 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mysql_replica_start
+short_description: Start a replica that a backup stopped, everything as before
+version_added: 0.1.0
+description:
+  - Starts the server if it is down, puts every channel's threads and the read-only flags back as the ledger says they were,
+    calls the dead-man off, and waits until the replica has caught up.
+  - A thread that was stopped before the backup is not started, not for a moment.
+  - With O(recover=true) it finishes a run that died. Server and threads come back, the unfinished set is removed, the ledger is
+    closed. Safe to call at any time.
+attributes:
+  check_mode:
+    support: full
+    description: Says what would be done. Changes nothing.
+  diff_mode:
+    support: none
+    description: The actions in the result say what changed.
+extends_documentation_fragment:
+  - mysql_ops.replica_backup.login
+options:
+  state_dir:
+    description: Directory of the ledger on the replica.
+    type: path
+    default: /var/lib/mysql-replica-backup
+  run_id:
+    description: The run that the call belongs to. Without it, whatever ledger is open is taken.
+    type: str
+  stop_timeout:
+    description: Seconds to wait for a shutdown that is still under way.
+    type: int
+    default: 1800
+  start_timeout:
+    description: Seconds that the server may take to answer.
+    type: int
+    default: 600
+  catch_up:
+    description: Wait until the replica has caught up. Not done with O(recover=true).
+    type: bool
+    default: true
+  catch_up_timeout:
+    description: Seconds without progress after which catching up has failed.
+    type: int
+    default: 3600
+  catch_up_max_lag:
+    description: Seconds of lag, beyond the configured delay, that count as caught up.
+    type: int
+    default: 1
+  recover:
+    description: Finish a run that died.
+    type: bool
+    default: false
+  take_over:
+    description: With O(recover=true), do not wait until the other run is known to be dead.
+    type: bool
+    default: false
+  close:
+    description: Only close the ledger of a run that is complete.
+    type: bool
+    default: false
+  lock_timeout:
+    description: Seconds to wait for another run on this server to end.
+    type: int
+    default: 120
+author:
+  - mysql_ops contributors (@mysql-ops)
+seealso:
+  - module: mysql_ops.replica_backup.mysql_replica_stop
+"""
+
+EXAMPLES = r"""
+- name: Start the replica again
+  mysql_ops.replica_backup.mysql_replica_start:
+    login_unix_socket: /run/mysqld/mysqld.sock
+
+- name: Finish whatever an earlier run left
+  mysql_ops.replica_backup.mysql_replica_start:
+    login_unix_socket: /run/mysqld/mysqld.sock
+    recover: true
+"""
+
+RETURN = r"""
+server_restored:
+  description: Whether the server runs, threads as before.
+  returned: when a run was open
+  type: bool
+  sample: true
+caught_up:
+  description: Whether the replica has caught up; null when that was not waited for.
+  returned: when a run was open
+  type: bool
+  sample: true
+catch_up_seconds:
+  description: Seconds that it took.
+  returned: when waited for
+  type: float
+  sample: 2.5
+downtime_seconds:
+  description: Seconds from the request to stop until the server answered again; null when not known.
+  returned: when a run was open
+  type: float
+  sample: 4.2
+deadman_fired:
+  description: Whether the dead-man had started the server.
+  returned: when a run was open
+  type: bool
+  sample: false
+actions:
+  description: What was done, in order.
+  returned: always
+  type: list
+  elements: str
+  sample: ["started the server through systemd mariadb.service"]
+explanation:
+  description: What the ledger says happened, in words.
+  returned: always
+  type: list
+  elements: str
+  sample: ["No unfinished run."]
+channels:
+  description: Every channel as it stands now.
+  returned: when a run was open
+  type: list
+  elements: dict
+  sample: [{"name": "", "io": "Yes", "applier": "Yes", "lag": 0}]
+times:
+  description: Start, end and seconds of every step.
+  returned: when a run was open
+  type: dict
+  sample: {"start": {"start": "2026-01-01T03:01:01.000000Z", "end": "2026-01-01T03:01:02.000000Z", "seconds": 1.0}}
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._module import (
+    login_argument_spec,
+    login_from_params,
+    run,
+    state_argument_spec,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._start import StartRequest, start
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **login_argument_spec(),
+            **state_argument_spec(),
+            "run_id": {"type": "str"},
+            "stop_timeout": {"type": "int", "default": 1800},
+            "start_timeout": {"type": "int", "default": 600},
+            "catch_up": {"type": "bool", "default": True},
+            "catch_up_timeout": {"type": "int", "default": 3600},
+            "catch_up_max_lag": {"type": "int", "default": 1},
+            "recover": {"type": "bool", "default": False},
+            "take_over": {"type": "bool", "default": False},
+            "close": {"type": "bool", "default": False},
+            "lock_timeout": {"type": "int", "default": 120},
+        },
+        mutually_exclusive=[("recover", "close")],
+        supports_check_mode=True,
+    )
+    params = module.params
+    request = StartRequest(
+        login=login_from_params(params),
+        state_dir=params["state_dir"],
+        run_id=params["run_id"],
+        stop_timeout=params["stop_timeout"],
+        start_timeout=params["start_timeout"],
+        catch_up=params["catch_up"],
+        catch_up_timeout=params["catch_up_timeout"],
+        catch_up_max_lag=params["catch_up_max_lag"],
+        recover=params["recover"],
+        take_over=params["take_over"],
+        close=params["close"],
+        lock_timeout=params["lock_timeout"],
+    )
+    run(module, lambda: start(request, check=module.check_mode))
+
+
+if __name__ == "__main__":
+    main()

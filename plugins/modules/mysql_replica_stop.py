@@ -1,0 +1,237 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mysql_replica_stop
+short_description: Stop a replica cleanly so that its files can be copied
+version_added: 0.1.0
+description:
+  - Refuses, with the name of the rule, the value seen and the variable that relaxes it, when the server is not a replica, has
+    replicas of its own, has a stopped or failing channel, lags too far behind, belongs to a Galera or group replication
+    cluster, or when the host lacks room or tools for the archive.
+  - Arms a dead-man on the host that starts the server again when nobody else does in time.
+  - Stops the receivers, lets the appliers execute what was downloaded, waits for open temporary tables, stops the appliers,
+    and records the coordinates of every channel in the ledger.
+  - Shuts the server down through the service manager that owns it, waits for the process, and proves that the stop was clean.
+  - When anything fails on the way, the server and its threads are brought back before the module fails.
+attributes:
+  check_mode:
+    support: full
+    description: Evaluates all rules and returns the plan. Changes nothing.
+  diff_mode:
+    support: none
+    description: The plan in the result says what changes.
+extends_documentation_fragment:
+  - mysql_ops.replica_backup.login
+  - mysql_ops.replica_backup.run
+options:
+  run_id:
+    description:
+      - Name of the run that the stop belongs to. A second call of the same run finds the server stopped and changes nothing.
+      - The default is O(backup_id).
+    type: str
+  format:
+    description: Archive format that is planned; decides which tools must be there.
+    type: str
+    choices: [tar, zip, copy]
+    default: tar
+  compression:
+    description: Compression that is planned; its tool must be there.
+    type: str
+    choices: [none, gzip, zstd, lz4, xz]
+    default: zstd
+  max_lag:
+    description: Seconds that a channel may be behind its source, beyond its configured delay.
+    type: int
+    default: 300
+  allow_connected_replicas:
+    description: Stop a server although others replicate from it.
+    type: bool
+    default: false
+  allow_stopped_channels:
+    description: Back up a replica some of whose threads are stopped. They stay stopped.
+    type: bool
+    default: false
+  allow_channel_errors:
+    description: Back up a replica although a channel reports an error.
+    type: bool
+    default: false
+  space_factor:
+    description: Room that must be free for O(spool_dir), as a multiple of the data's size on disk.
+    type: float
+    default: 1.0
+  service_manager:
+    description: How the server is stopped and started; V(auto) finds it from the running process.
+    type: str
+    choices: [auto, systemd, sysvinit, mysqld_safe, none]
+    default: auto
+  service_name:
+    description: Name of the unit or script, or the start command of C(mysqld_safe). Found when not given.
+    type: str
+  drain_timeout:
+    description: Seconds without progress that the appliers may take to execute what was downloaded.
+    type: int
+    default: 300
+  temp_tables_timeout:
+    description: Seconds to wait for the applier's open temporary tables to be closed.
+    type: int
+    default: 60
+  statement_timeout:
+    description: Seconds that a single statement, such as STOP REPLICA, may take.
+    type: int
+    default: 60
+  shutdown_timeout:
+    description: Seconds that the shutdown may take. The server is never killed.
+    type: int
+    default: 1800
+  start_timeout:
+    description: Seconds that the server may take to answer when it is brought back after a failure.
+    type: int
+    default: 600
+  downtime_budget:
+    description: Seconds after which the dead-man starts the server.
+    type: int
+    default: 3600
+author:
+  - mysql_ops contributors (@mysql-ops)
+seealso:
+  - module: mysql_ops.replica_backup.mysql_replica_start
+  - module: mysql_ops.replica_backup.replica_archive
+"""
+
+EXAMPLES = r"""
+- name: Would this replica be stopped?
+  mysql_ops.replica_backup.mysql_replica_stop:
+    login_unix_socket: /run/mysqld/mysqld.sock
+    host: "{{ inventory_hostname }}"
+    backup_id: 20260101T030000Z
+  check_mode: true
+
+- name: Stop it
+  mysql_ops.replica_backup.mysql_replica_stop:
+    login_unix_socket: /run/mysqld/mysqld.sock
+    host: "{{ inventory_hostname }}"
+    backup_id: 20260101T030000Z
+    max_lag: 30
+"""
+
+RETURN = r"""
+plan:
+  description: What was decided from facts, with the verdict of every rule.
+  returned: unless the server was stopped already
+  type: dict
+  sample: {"service_manager": "systemd", "service_name": "mariadb.service", "data_bytes": 123456789}
+run_id:
+  description: The run.
+  returned: when stopped
+  type: str
+  sample: 20260101T030000Z
+channels:
+  description: Coordinates of every channel at rest.
+  returned: when stopped
+  type: list
+  elements: dict
+  sample: [{"name": "", "source_log_file": "binlog.000001", "source_log_pos": 1416}]
+clean_stop:
+  description: How the clean stop was proven.
+  returned: when stopped
+  type: dict
+  sample: {"clean": true, "proofs": [{"name": "process", "verdict": true, "detail": "process 812 is gone"}]}
+service:
+  description: What stopped the server.
+  returned: when stopped
+  type: dict
+  sample: {"manager": "systemd", "name": "mariadb.service"}
+ledger:
+  description: Path of the ledger.
+  returned: when stopped
+  type: str
+  sample: /var/lib/mysql-replica-backup/ledger.json
+deadline:
+  description: When the dead-man fires, UTC.
+  returned: when stopped
+  type: str
+  sample: "2026-01-01T04:00:00.000000Z"
+times:
+  description: Start, end and seconds of every step.
+  returned: when stopped
+  type: dict
+  sample: {"shutdown": {"start": "2026-01-01T03:00:01.000000Z", "end": "2026-01-01T03:00:02.000000Z", "seconds": 1.0}}
+server_restored:
+  description: Whether the server runs again, threads as before.
+  returned: when the stop failed after the first change
+  type: bool
+  sample: true
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._guards import Policy
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._module import (
+    login_argument_spec,
+    login_from_params,
+    run,
+    run_argument_spec,
+    service_argument_spec,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Limits
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._stop import StopRequest, stop
+
+
+def _request(params: t.Mapping[str, t.Any]) -> StopRequest:
+    return StopRequest(
+        login=login_from_params(params),
+        paths=SetPaths(params["spool_dir"], params["host"], params["backup_id"]),
+        state_dir=params["state_dir"],
+        run_id=params["run_id"] or params["backup_id"],
+        policy=Policy(
+            max_lag=params["max_lag"],
+            allow_connected_replicas=params["allow_connected_replicas"],
+            allow_stopped_channels=params["allow_stopped_channels"],
+            allow_channel_errors=params["allow_channel_errors"],
+            space_factor=params["space_factor"],
+        ),
+        format=params["format"],
+        compression=params["compression"],
+        service_manager=params["service_manager"],
+        service_name=params["service_name"],
+        limits=Limits(drain=params["drain_timeout"], temp_tables=params["temp_tables_timeout"]),
+        statement_timeout=params["statement_timeout"],
+        shutdown_timeout=params["shutdown_timeout"],
+        start_timeout=params["start_timeout"],
+        downtime_budget=params["downtime_budget"],
+    )
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **login_argument_spec(),
+            **run_argument_spec(),
+            **service_argument_spec(),
+            "run_id": {"type": "str"},
+            "format": {"type": "str", "choices": ["tar", "zip", "copy"], "default": "tar"},
+            "compression": {"type": "str", "choices": ["none", "gzip", "zstd", "lz4", "xz"], "default": "zstd"},
+            "max_lag": {"type": "int", "default": 300},
+            "allow_connected_replicas": {"type": "bool", "default": False},
+            "allow_stopped_channels": {"type": "bool", "default": False},
+            "allow_channel_errors": {"type": "bool", "default": False},
+            "space_factor": {"type": "float", "default": 1.0},
+            "drain_timeout": {"type": "int", "default": 300},
+            "temp_tables_timeout": {"type": "int", "default": 60},
+            "statement_timeout": {"type": "int", "default": 60},
+            "shutdown_timeout": {"type": "int", "default": 1800},
+            "start_timeout": {"type": "int", "default": 600},
+            "downtime_budget": {"type": "int", "default": 3600},
+        },
+        supports_check_mode=True,
+    )
+    run(module, lambda: stop(_request(module.params), check=module.check_mode))
+
+
+if __name__ == "__main__":
+    main()
