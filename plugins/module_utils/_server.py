@@ -517,6 +517,7 @@ def prove_clean_stop(
         ("ddl_recovery_log", _prove_ddl_recovery_log),
         ("binary_log", _prove_binary_log),
         ("gtid_state", _prove_gtid_state),
+        ("fast_shutdown", _prove_fast_shutdown),
         ("redo_log", _prove_redo_log),
     )
     proofs = []
@@ -633,7 +634,8 @@ def _prove_error_log(facts: _Stopped) -> tuple[bool | None, str]:
     return True, f"{mark.path} says: Shutdown complete" + (f", log sequence number {number}" if number else "")
 
 
-_LOG_LSN = re.compile(r"InnoDB: Shutdown completed; log sequence number (\d+)")
+# With "InnoDB: " before it up to 10.11.18, without in 10.11.19.
+_LOG_LSN = re.compile(r"\bShutdown completed; log sequence number (\d+)")
 
 
 def _prove_pid_file(facts: _Stopped) -> tuple[bool | None, str]:
@@ -716,6 +718,15 @@ def _prove_gtid_state(facts: _Stopped) -> tuple[bool | None, str]:
     return True, f"{path} was written"
 
 
+def _prove_fast_shutdown(facts: _Stopped) -> tuple[bool | None, str]:
+    value = facts.variables.get("innodb_fast_shutdown") or ""
+    if value in ("0", "1"):
+        return True, f"innodb_fast_shutdown was {value}"
+    if value.isdigit():
+        return False, f"innodb_fast_shutdown was {value}: nothing is flushed, like after a crash"
+    return None, "innodb_fast_shutdown is not known"
+
+
 _MARIADB_10_8 = 0x50687973  # "Phys": one circular file, two checkpoints of two numbers each
 _ENCRYPTED = 1 << 31
 
@@ -756,6 +767,100 @@ def _mariadb_checkpoint(path: str, head: bytes) -> tuple[bool | None, str]:
         return None, f"{path} is too short to be read"
     pairs = [struct.unpack(">QQ", head[at : at + 16]) for at in (4096, 8192)]
     checkpoint, end = max(pairs)
-    if checkpoint == end and checkpoint > 0:
-        return True, f"{path}: the last checkpoint at {checkpoint} has nothing after it"
-    return False, f"{path}: checkpoint at {checkpoint} but log up to {end}"
+    if checkpoint != end or checkpoint == 0:
+        return False, f"{path}: checkpoint at {checkpoint} but log up to {end}"
+    if head[0] & 0x80:
+        return None, f"{path} is encrypted: cannot be followed beyond its checkpoint at {checkpoint}"
+    # Equal numbers do not suffice: a server that was killed, or stopped with innodb_fast_shutdown=2, before it
+    # made any checkpoint still shows those of its last clean stop. So look at what follows the checkpoint.
+    with open(path, "rb") as stream:
+        log = _CircularLog(stream, first=struct.unpack(">Q", head[8:16])[0])
+        own = log.end_of_group(checkpoint)
+        if own is None:
+            return False, f"{path}: no valid record at the checkpoint {checkpoint}"
+        if log.end_of_group(own) is not None:
+            return False, f"{path}: the log goes on after the checkpoint at {checkpoint} and must be replayed"
+    return True, f"{path}: nothing follows the checkpoint at {checkpoint}, the log ends at {own}"
+
+
+class _CircularLog:
+    """Reads MariaDB's redo log (10.8 and later) just far enough to see whether a group of records is valid.
+
+    A group: records, each with its length in the first bytes; one byte that flips each time round the file;
+    CRC-32C of the records. Layout from the server's log0recv.cc, checked on real files.
+    """
+
+    _START = 12288
+    _LARGEST_GROUP = 4 << 20
+
+    def __init__(self, stream: t.BinaryIO, first: int) -> None:
+        self._stream = stream
+        self._first = first
+        self._capacity = stream.seek(0, os.SEEK_END) - self._START
+        self._window = b""
+        self._window_at = 0
+
+    def _read(self, lsn: int, size: int) -> bytes:
+        offset = lsn - self._window_at
+        if not (offset >= 0 and offset + size <= len(self._window)):
+            self._window_at, self._window, offset = lsn, self._read_file(lsn, max(size, 4096)), 0
+        return self._window[offset : offset + size]
+
+    def _read_file(self, lsn: int, size: int) -> bytes:
+        at = (lsn - self._first) % self._capacity
+        self._stream.seek(self._START + at)
+        data = self._stream.read(min(size, self._capacity - at))
+        if len(data) < size:
+            self._stream.seek(self._START)
+            data += self._stream.read(size - len(data))
+        return data
+
+    def end_of_group(self, start: int) -> int | None:
+        """Sequence number after the group at ``start``; ``None`` when there is no valid group."""
+        limit = start + min(self._LARGEST_GROUP, self._capacity)
+        lsn = start
+        while lsn < limit:
+            head = self._read(lsn, 5)
+            if head[0] <= 1:
+                break
+            lsn += 1 + (head[0] & 15 or 15 + _variable_length(head[1:]))
+        else:
+            return None
+        if lsn == start:
+            return None
+        mark, checksum = struct.unpack(">BI", self._read(lsn, 5))
+        turn = (lsn - self._first) // self._capacity & 1
+        if mark == turn or checksum != _crc32c(self._read_file(start, lsn - start)):
+            return None
+        return lsn + 5
+
+
+def _variable_length(data: bytes) -> int:
+    """InnoDB's number of one to four bytes; each longer form starts where the shorter one ends."""
+    first = data[0]
+    if first < 0x80:
+        return first
+    if first < 0xC0:
+        return 0x80 + ((first & 0x3F) << 8 | data[1])
+    if first < 0xE0:
+        return 0x4080 + ((first & 0x1F) << 16 | data[1] << 8 | data[2])
+    return 0x204080 + ((first & 0x0F) << 24 | data[1] << 16 | data[2] << 8 | data[3])
+
+
+def _crc32c(data: bytes) -> int:
+    value = 0xFFFFFFFF
+    for byte in data:
+        value = _CRC32C[(value ^ byte) & 255] ^ value >> 8
+    return value ^ 0xFFFFFFFF
+
+
+def _crc32c_table() -> tuple[int, ...]:
+    table = []
+    for value in range(256):
+        for _bit in range(8):
+            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
+        table.append(value)
+    return tuple(table)
+
+
+_CRC32C = _crc32c_table()
