@@ -8,6 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from ansible.module_utils.basic import missing_required_lib
+
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import PYMYSQL_ERROR, Login
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 

@@ -36,7 +36,7 @@ class StartRequest:
     login: Login
     state_dir: str
     run_id: str | None = None
-    stop_timeout: float = 1800.0
+    shutdown_timeout: float = 1800.0
     start_timeout: float = 600.0
     catch_up: bool = True
     catch_up_timeout: float = 3600.0
@@ -57,7 +57,8 @@ def start(request: StartRequest, *, check: bool = False) -> dict[str, t.Any]:
         ledger = _ledger.load(request.state_dir)
         if ledger is None:
             return _nothing_open(request)
-        ours = request.run_id is None or ledger.run_id == request.run_id
+        # Whoever only says "recover" may be another run than the one at work.
+        ours = ledger.run_id == request.run_id or (request.run_id is None and not request.recover)
         if request.recover:
             if not ours and not request.take_over:
                 _wait_for_lease(ledger, request.lock_timeout)
@@ -91,7 +92,11 @@ def _nothing_open(request: StartRequest) -> dict[str, t.Any]:
             f"The last one, {last.run_id} (backup {last.data.get('backup_id')}), ended {last.data.get('closed')}: "
             f"{last.data.get('outcome')}."
         )
-    if not request.recover and not request.close and not _connection.server_answers(request.login):
+    result: dict[str, t.Any] = {"changed": False, "explanation": words, "actions": []}
+    if request.close:
+        return result
+    answers = _connection.server_answers(request.login)
+    if not answers and not request.recover:
         raise ReplicaBackupError(
             "The server does not answer, and no ledger says that it was stopped by a backup",
             found=f"no open ledger in {request.state_dir}, no answer at {request.login.where()}",
@@ -99,7 +104,10 @@ def _nothing_open(request: StartRequest) -> dict[str, t.Any]:
             server_state="not running, or not at this address; untouched",
             next_command="look at the server's error log and start it by hand",
         )
-    return {"changed": False, "explanation": words, "actions": []}
+    words.append(
+        "The server answers." if answers else "The server does not answer; no backup stopped it, so it was left alone."
+    )
+    return {**result, "server_restored": answers}
 
 
 def _wait_for_lease(ledger: Ledger, timeout: float) -> None:
@@ -114,7 +122,7 @@ def _wait_for_lease(ledger: Ledger, timeout: float) -> None:
 
 
 def _bring_back(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
-    limits = BringBackLimits(stop=request.stop_timeout, start=request.start_timeout)
+    limits = BringBackLimits(stop=request.shutdown_timeout, start=request.start_timeout)
     already = ledger.step in ("serving", "catch_up")
     if not already:
         ledger.begin("start", lease=limits.stop + limits.start)

@@ -47,7 +47,7 @@ server:
   type: dict
   sample: {"family": "mariadb", "version": [10, 11, 18], "datadir": "/var/lib/mysql/", "server_id": 2}
 channels:
-  description: Every replication channel in neutral words; C(source_log_file) and C(source_log_pos) are what was executed.
+  description: Every channel in neutral words; C(source_log_file) and C(source_log_pos) are what was executed.
   returned: success
   type: list
   elements: dict
@@ -83,6 +83,7 @@ service:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _connection, _observe, _service
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._module import (
     login_argument_spec,

@@ -8,11 +8,11 @@ module: mysql_replica_start
 short_description: Start a replica that a backup stopped, everything as before
 version_added: 0.1.0
 description:
-  - Starts the server if it is down, puts every channel's threads and the read-only flags back as the ledger says they were,
-    calls the dead-man off, and waits until the replica has caught up.
+  - Starts the server if it is down, puts every channel's threads and the read-only flags back as the ledger says
+    they were, calls the dead-man off, and waits until the replica has caught up.
   - A thread that was stopped before the backup is not started, not for a moment.
-  - With O(recover=true) it finishes a run that died. Server and threads come back, the unfinished set is removed, the ledger is
-    closed. Safe to call at any time.
+  - With O(recover=true) it finishes a run that died. Server and threads come back, the unfinished set is removed,
+    the ledger is closed. Safe to call at any time.
 attributes:
   check_mode:
     support: full
@@ -30,7 +30,7 @@ options:
   run_id:
     description: The run that the call belongs to. Without it, whatever ledger is open is taken.
     type: str
-  stop_timeout:
+  shutdown_timeout:
     description: Seconds to wait for a shutdown that is still under way.
     type: int
     default: 1800
@@ -135,6 +135,7 @@ times:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._module import (
     login_argument_spec,
     login_from_params,
@@ -150,7 +151,7 @@ def main() -> None:
             **login_argument_spec(),
             **state_argument_spec(),
             "run_id": {"type": "str"},
-            "stop_timeout": {"type": "int", "default": 1800},
+            "shutdown_timeout": {"type": "int", "default": 1800},
             "start_timeout": {"type": "int", "default": 600},
             "catch_up": {"type": "bool", "default": True},
             "catch_up_timeout": {"type": "int", "default": 3600},
@@ -168,7 +169,7 @@ def main() -> None:
         login=login_from_params(params),
         state_dir=params["state_dir"],
         run_id=params["run_id"],
-        stop_timeout=params["stop_timeout"],
+        shutdown_timeout=params["shutdown_timeout"],
         start_timeout=params["start_timeout"],
         catch_up=params["catch_up"],
         catch_up_timeout=params["catch_up_timeout"],

@@ -8,13 +8,14 @@ module: mysql_replica_stop
 short_description: Stop a replica cleanly so that its files can be copied
 version_added: 0.1.0
 description:
-  - Refuses, with the name of the rule, the value seen and the variable that relaxes it, when the server is not a replica, has
-    replicas of its own, has a stopped or failing channel, lags too far behind, belongs to a Galera or group replication
-    cluster, or when the host lacks room or tools for the archive.
+  - Refuses, with the name of the rule, the value seen and the variable that relaxes it, when the server is not a
+    replica, has replicas of its own, has a stopped or failing channel, lags too far behind, belongs to a Galera or
+    group replication cluster, or when the host lacks room or tools for the archive.
   - Arms a dead-man on the host that starts the server again when nobody else does in time.
-  - Stops the receivers, lets the appliers execute what was downloaded, waits for open temporary tables, stops the appliers,
-    and records the coordinates of every channel in the ledger.
-  - Shuts the server down through the service manager that owns it, waits for the process, and proves that the stop was clean.
+  - Stops the receivers, lets the appliers execute what was downloaded, waits for open temporary tables, stops the
+    appliers, and records the coordinates of every channel in the ledger.
+  - Shuts the server down through the service manager that owns it, waits for the process, and proves that the stop
+    was clean.
   - When anything fails on the way, the server and its threads are brought back before the module fails.
 attributes:
   check_mode:
@@ -29,7 +30,8 @@ extends_documentation_fragment:
 options:
   run_id:
     description:
-      - Name of the run that the stop belongs to. A second call of the same run finds the server stopped and changes nothing.
+      - Name of the run that the stop belongs to. A second call of the same run finds the server stopped and changes
+        nothing.
       - The default is O(backup_id).
     type: str
   format:
@@ -169,6 +171,7 @@ server_restored:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._guards import Policy
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._module import (
