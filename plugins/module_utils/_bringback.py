@@ -177,13 +177,15 @@ def _wait_until_it_answers(ledger: Ledger, login: Login, manager: _service.Servi
         process = _find(ledger)
         seen = seen or process is not None
         missing_since = None if process is not None else missing_since or now
-        # A process that appeared and is gone for a while has given up (units with Restart= come back sooner).
+        failure = manager.failure()
+        # Somebody else's start, or a manager that cannot tell: a process that appeared and is gone for a while has
+        # given up (units with Restart= come back sooner).
         gave_up = seen and missing_since is not None and now - missing_since > 20
         never_came = not seen and missing_since is not None and now - missing_since > 60
-        if now >= deadline or gave_up or never_came:
+        if now >= deadline or failure is not None or gave_up or never_came:
             raise ReplicaBackupError(
                 "The server does not come up",
-                found=f"{manager.status()}; last lines of the error log: {_log_tail(ledger)}",
+                found=f"{failure or manager.status()}; last lines of the error log: {_log_tail(ledger)}",
                 expected=f"an answer within {limit:g} s at {login.where()}",
                 server_state="down" if process is None else f"starting (process {process.pid})",
                 next_command=f"read the error log, start the server by hand ({manager.kind} {manager.name}), "

@@ -9,6 +9,7 @@ and now; the dead-man on the host stands behind that.
 
 from __future__ import annotations
 
+import os
 import time
 import typing as t
 from dataclasses import dataclass, field
@@ -17,10 +18,10 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _bringback,
     _connection,
     _deadman,
+    _discovery,
     _guards,
     _ledger,
     _observe,
-    _places,
     _replication,
     _server,
     _service,
@@ -50,6 +51,7 @@ class StopRequest:
     policy: Policy = field(default_factory=Policy)
     format: str = "tar"
     compression: str = "zstd"
+    include_binlogs: bool = True
     service_manager: str = "auto"
     service_name: str | None = None
     limits: _replication.Limits = field(default_factory=_replication.Limits)
@@ -101,7 +103,8 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
         skip_option=observed.dialect.skip_start_option,
         state_dir=request.state_dir,
     )
-    data_bytes = _places.measure(session, observed.variables, observed.process)
+    listed = _discovery.discover(session, _discovery_request(request, check_mode=True))
+    data_bytes = int(listed["list"]["allocated"])
     facts = _guards.Facts(
         channels=observed.channels,
         connected_replicas=observed.connected_replicas,
@@ -114,7 +117,28 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
     )
     verdicts = _guards.judge(facts, request.policy)
     _guards.refuse_unless_all_pass(verdicts)
+    _refuse_threads_that_would_start(observed, manager)
     return StopPlan(observed, manager, tuple(verdicts), data_bytes, tuple(manager.warnings))
+
+
+def _discovery_request(request: StopRequest, *, check_mode: bool) -> _discovery.Request:
+    paths = request.paths
+    return _discovery.Request(paths.root, paths.host, paths.backup_id, request.include_binlogs, check_mode)
+
+
+def _refuse_threads_that_would_start(observed: Observed, manager: _service.ServiceManager) -> None:
+    """A stopped thread must stay stopped through the restart, which takes an option on the server's command line."""
+    stopped = [c.label() for c in observed.channels if not (c.io_started and c.applier_started)]
+    if stopped and not manager.skip_supported:
+        raise RefusedError(
+            f"The restart through {manager.kind} {manager.name} would start replication threads that are stopped now",
+            found=f"stopped threads on {', '.join(stopped)}, and a start command that takes no further option",
+            expected=f"a start command that hands {observed.dialect.skip_start_option} to the server",
+            server_state="running, untouched",
+            next_command="set replica_backup_service_manager and replica_backup_service_name, or put "
+            f"{observed.dialect.skip_start_option.lstrip('-')} into the option file for the time of the backup",
+            rule="service_manager",
+        )
 
 
 def _missing_tools(request: StopRequest) -> tuple[str, ...]:
@@ -182,7 +206,7 @@ def _is_ours(ledger: Ledger, request: StopRequest) -> bool:
 
 def _is_stopped(ledger: Ledger) -> bool:
     """This run has stopped the server and nobody has started it since."""
-    if "clean_stop" not in ledger.data or ledger.step != "stopped":
+    if ledger.step not in ("stopped", "capture"):
         return False
     server = ledger.data["server"]
     return _server.find_process(datadir=server["datadir"], pid_file=server["pid_file"]) is None
@@ -238,7 +262,10 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     ledger.data["deadman"] = _deadman.arm(request.state_dir, request.login, request.downtime_budget)
     channels = _replication.quiesce(session, observed.dialect, request.limits)
     ledger.data["channels"] = observed.channel_facts(channels)
-    ledger.data["required_files"] = _places.refresh_required(session, observed.variables)
+    if os.path.exists(request.paths.discovered):
+        _discovery.refresh(session, request.paths)
+    else:
+        _discovery.discover(session, _discovery_request(request, check_mode=False))
     ledger.end("quiesce")
 
     ledger.begin("shutdown", lease=request.shutdown_timeout + _LEASE_MARGIN)
@@ -255,7 +282,8 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
             _send_shutdown(session)
         else:
             session.shutdown_by_protocol()
-    _server.wait_gone(observed.process, request.shutdown_timeout)
+    waited = _server.wait_gone(observed.process, request.shutdown_timeout)
+    plan.manager.wait_stopped(max(10.0, request.shutdown_timeout - waited))
     proof = _server.prove_clean_stop(
         family=observed.identity.family,
         version=observed.identity.version,

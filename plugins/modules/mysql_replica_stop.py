@@ -44,6 +44,10 @@ options:
     type: str
     choices: [none, gzip, zstd, lz4, xz]
     default: zstd
+  include_binlogs:
+    description: Whether the replica's own binary logs are part of the backup.
+    type: bool
+    default: true
   max_lag:
     description: Seconds that a channel may be behind its source, beyond its configured delay.
     type: int
@@ -200,6 +204,7 @@ def _request(params: t.Mapping[str, t.Any]) -> StopRequest:
         ),
         format=params["format"],
         compression=params["compression"],
+        include_binlogs=params["include_binlogs"],
         service_manager=params["service_manager"],
         service_name=params["service_name"],
         limits=Limits(drain=params["drain_timeout"], temp_tables=params["temp_tables_timeout"]),
@@ -219,6 +224,7 @@ def main() -> None:
             "run_id": {"type": "str"},
             "format": {"type": "str", "choices": ["tar", "zip", "copy"], "default": "tar"},
             "compression": {"type": "str", "choices": ["none", "gzip", "zstd", "lz4", "xz"], "default": "zstd"},
+            "include_binlogs": {"type": "bool", "default": True},
             "max_lag": {"type": "int", "default": 300},
             "allow_connected_replicas": {"type": "bool", "default": False},
             "allow_stopped_channels": {"type": "bool", "default": False},
