@@ -1,0 +1,462 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From what a live server says and what is on disk to the plan of a backup: places, exclusions, required files."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import typing as t
+from dataclasses import dataclass, field, replace
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _fspath as fs
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _load_data
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._option_files import normal_name
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._place_draft import Draft
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import (
+    PLACES,
+    Discovery,
+    Exclusion,
+    Locator,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._side_files import side_files
+
+# Files of tables that have a name of their own: InnoDB, MyISAM, Aria, MERGE, CSV, ARCHIVE.
+_TABLE_SUFFIXES = ("ibd", "ibu", "isl", "MYD", "MYI", "MAD", "MAI", "CSV", "CSM", "ARZ", "cfg", "cfp")
+_NUMBER = r"\.\d{6,}"
+_LOG_FILES = (
+    "log_error",
+    "general_log_file",
+    "slow_query_log_file",
+    "log_slow_query_file",
+    "server_audit_file_path",
+    "audit_log_file",
+)
+# A symbolic link to one of these from the data directory is a mistake; following it would copy the whole machine.
+_TOO_WIDE = re.compile(
+    r"/|/(?:bin|boot|dev|etc|home|lib|lib64|media|mnt|opt|proc|root|run|sbin|srv|sys|tmp|usr|var|var/lib|var/log|var/tmp)"
+)
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """What the plan is made from. Paths are the server's own; relative ones start at its data directory.
+
+    ``open_files`` are the files that the server holds open, None when they may not be seen; ``log_files`` are those
+    that its standard output and error lead to. ``options`` are settings without a variable (``master_info_file``), by
+    name with underscores. ``relay_log_names``, ``connection_files`` and ``side_files`` are what the channels name:
+    their current relay logs, their connection metadata files, their TLS files.
+    """
+
+    variables: t.Mapping[str, str]
+    dictionary_files: tuple[str, ...] = ()
+    open_files: tuple[str, ...] | None = None
+    log_files: tuple[str, ...] = ()
+    pid: int | None = None
+    exe: str = ""
+    options: t.Mapping[str, str] = field(default_factory=dict)
+    option_files: tuple[str, ...] = ()
+    relay_log_names: tuple[str, ...] = ()
+    connection_files: tuple[str, ...] = ()
+    side_files: tuple[str, ...] = ()
+
+    def get(self, name: str) -> str:
+        """A variable, "" when it is unset, NULL or unknown."""
+        value = self.variables.get(name) or ""
+        return "" if value in ("None", "NULL") else value
+
+    def on(self, name: str) -> bool:
+        return self.get(name).upper() in ("ON", "1", "YES", "TRUE")
+
+    @property
+    def datadir(self) -> str:
+        return fs.absolute(self.get("datadir"), "/")
+
+    def path(self, value: str) -> str:
+        """A path as the server writes it, made absolute."""
+        return fs.absolute(value, self.datadir)
+
+    def directory(self, *names: str) -> str:
+        """The first of these directory variables that is set, else the data directory."""
+        return next((self.path(self.get(name)) for name in names if self.get(name)), self.datadir)
+
+    @property
+    def temporary_directories(self) -> tuple[str, ...]:
+        listed = [part for part in self.get("tmpdir").split(":") if part]
+        listed += [self.get(name) for name in ("innodb_tmpdir",) if self.get(name)]
+        return tuple(self.path(part) for part in listed) or ("/tmp",)
+
+
+def _stem(name: str) -> str:
+    """Base of a log or index name without its last extension."""
+    head, dot, _tail = name.rpartition(".")
+    return head if dot else name
+
+
+def _check_datadir(facts: ServerFacts) -> None:
+    if not facts.get("datadir"):
+        raise RefusedError(
+            "The server does not name its data directory", expected="the variable datadir", rule="datadir"
+        )
+    if not fs.is_directory(facts.datadir):
+        raise RefusedError(
+            f"The data directory of the server does not exist here: {facts.datadir}",
+            found="no such directory",
+            expected="the directory that the variable datadir names; the module has to run on the server's own host",
+            rule="datadir",
+        )
+    elsewhere, _certain = _load_data.server_view(facts.datadir, facts.pid)
+    if elsewhere:
+        raise RefusedError(
+            f"The server sees another directory under {facts.datadir} than this module",
+            found=f"process {facts.pid} has its own file systems (a container or a private mount)",
+            expected="a module that runs where the server runs",
+            rule="datadir",
+        )
+
+
+def _innodb_data_files(facts: ServerFacts, variable: str) -> list[str]:
+    """Files of innodb_data_file_path and the like: ``ibdata1:12M;/abs/ibdata2:50M:autoextend``."""
+    files = []
+    for part in facts.get(variable).split(";"):
+        name, *rest = part.strip().split(":")
+        if not name:
+            continue
+        if any("raw" in word for word in rest):
+            raise RefusedError(
+                f"{variable} names a raw device, which cannot be copied as a file",
+                found=part,
+                expected="InnoDB data in files",
+                rule="special_file",
+            )
+        files.append(fs.absolute(name, facts.directory("innodb_data_home_dir")))
+    return files
+
+
+def _innodb(facts: ServerFacts, draft: Draft) -> list[str]:
+    """Places of InnoDB; returns the files of the system tablespace."""
+    system = _innodb_data_files(facts, "innodb_data_file_path")
+    for path in system:
+        if not fs.is_file(path):
+            raise RefusedError(
+                f"The server's innodb_data_file_path names {path}, which is not there",
+                found="no such file",
+                expected="the server's files on this host",
+                rule="datadir",
+            )
+        draft.add_file("innodb_home", path)
+        draft.role("innodb_system", path)
+    redo = facts.directory("innodb_log_group_home_dir")
+    redo_names = (r"ib_logfile\d+", r"\#innodb_redo", r"\#innodb_redo/[^/]*", r"ib_redo\d+")
+    draft.add("innodb_redo", redo, *redo_names)
+    draft.role_below("innodb_redo", redo, r"ib_logfile\d+", r"\#innodb_redo/[^/]*")
+    undo = facts.directory("innodb_undo_directory")
+    undo_names = (r"undo_?\d+", r"[^/]*\.ibu", r"undo_\d+_trunc\.log")
+    draft.add("innodb_undo", undo, *undo_names)
+    draft.role_below("innodb_undo", undo, *undo_names)
+    doublewrite = facts.directory("innodb_doublewrite_dir", "innodb_data_home_dir")
+    draft.add("doublewrite", doublewrite, r"\#ib_\d+_\d+\.b?dblwr")
+    draft.role_below("doublewrite", doublewrite, r"\#ib_\d+_\d+\.b?dblwr")
+    for variable in ("rocksdb_datadir", "rocksdb_wal_dir", "tokudb_data_dir", "tokudb_log_dir"):
+        if facts.get(variable) and fs.is_directory(facts.path(facts.get(variable))):
+            draft.add_tree("tablespaces", facts.path(facts.get(variable)))
+    aria = facts.directory("aria_log_dir_path")
+    aria_names = (r"aria_log_control", r"aria_log\.\d+")
+    if facts.get("aria_log_dir_path"):
+        draft.add("aria_log", aria, *aria_names)
+        draft.role_below("aria_log", aria, *aria_names)
+    return system
+
+
+def _log_series(facts: ServerFacts, base: str, index: str, suffix: str) -> tuple[list[tuple[str, str]], str]:
+    """((directory, expression) of the logs and side files of one base name, the expression of the index)."""
+    base, index = facts.path(base), facts.path(index)
+    name, index_name = re.escape(os.path.basename(base)), re.escape(_stem(os.path.basename(index)))
+    return [
+        (os.path.dirname(base), name + suffix + _NUMBER),
+        (os.path.dirname(base), name + r"\.state"),
+        (os.path.dirname(index), index_name + suffix + r"\.(?:~rec~|index_crash_safe)"),
+        (os.path.dirname(index), index_name + suffix + r"\.index\.~rec~"),
+    ], index_name + suffix + r"\.index"
+
+
+def _binlogs(facts: ServerFacts, draft: Draft, include: bool) -> list[Exclusion]:
+    if not facts.on("log_bin") and not facts.get("log_bin_basename"):
+        return []
+    index = facts.get("log_bin_index")
+    base = facts.get("log_bin_basename") or _stem(index)
+    if not base:
+        raise RefusedError(
+            "The server writes binary logs but does not say where",
+            found="log_bin is ON, log_bin_basename and log_bin_index are empty",
+            expected="a log_bin_basename",
+            rule="binlog",
+        )
+    index = index or base + ".index"
+    series, index_name = _log_series(facts, base, index, "")
+    index_directory = os.path.dirname(facts.path(index))
+    for directory, pattern in (*series, (index_directory, index_name)):
+        draft.add("binlog", directory, pattern)
+    draft.role_below("binlog", *series[0])
+    draft.role_below("binlog_state", *series[1])
+    draft.role_below("binlog_index", index_directory, index_name)
+    if include:
+        return []
+    reason = "left out on request (include_binlogs is false); the server begins a new series"
+    draft.warn("The replica's own binary logs are left out on request; a restored server begins a new series")
+    return [
+        Exclusion(re.escape(fs.real(directory)) + "/" + pattern, "binary_logs", reason, "pattern")
+        for directory, pattern in (series[0], (index_directory, index_name))
+    ]
+
+
+def _relay_logs(facts: ServerFacts, draft: Draft) -> None:
+    # MySQL before 8.0 and MariaDB leave all three empty by default and use the base name of the pid file.
+    pid_base = _stem(os.path.basename(facts.get("pid_file"))) or "mysqld"
+    base = facts.get("relay_log_basename") or facts.get("relay_log") or f"{pid_base}-relay-bin"
+    index = facts.get("relay_log_index") or base + ".index"
+    if not os.path.basename(index).endswith(".index"):
+        index += ".index"
+    stems = {_stem(os.path.basename(name)) for name in facts.relay_log_names if name}
+    known = os.path.basename(facts.path(base))
+    if stems and all(stem == known or stem.startswith(f"{known}-") for stem in stems):
+        # Channels are known: exact names, because another server may log in the same directory.
+        suffix = "(?:" + "|".join(sorted({re.escape(stem[len(known) :]) for stem in stems} | {""})) + ")"
+    else:
+        suffix = r"(?:-[^/]*)?"
+    series, index_name = _log_series(facts, base, index, suffix)
+    index_directory = os.path.dirname(facts.path(index))
+    for directory, pattern in (*series, (index_directory, index_name)):
+        draft.add("relay_log", directory, pattern)
+    draft.role_below("relay_log", *series[0])
+    draft.role_below("relay_log_index", index_directory, index_name)
+    for name in facts.relay_log_names:
+        # A relay log of an older base name still in use, given with its directory.
+        path = facts.path(name) if "/" in name else os.path.join(os.path.dirname(facts.path(base)), name)
+        stem = re.escape(_stem(os.path.basename(path)))
+        draft.add("relay_log", os.path.dirname(path), stem + _NUMBER, stem + r"\.index")
+        draft.role_below("relay_log", os.path.dirname(path), stem + _NUMBER)
+
+
+def _status_files(facts: ServerFacts, draft: Draft) -> None:
+    option = facts.options.get(normal_name("master-info-file")) or "master.info"
+    paths = [facts.path(option), facts.path(facts.get("relay_log_info_file") or "relay-log.info")]
+    # MySQL says "mysql.slave_master_info" in this column when it is a table.
+    paths += [facts.path(name) for name in facts.connection_files if "/" in name]
+    for path in dict.fromkeys(paths):
+        directory, name = os.path.split(path)
+        head, dot, tail = name.rpartition(".")
+        stem, extension = (re.escape(head), re.escape(dot + tail)) if dot else (re.escape(name), "")
+        pattern = rf"(?:multi-|worker-)?{stem}(?:-[^/]*)?{extension}(?:\.\d+)?"
+        draft.add("replica_status", directory, pattern)
+        draft.role_below("status_file", directory, pattern)
+
+
+def _load_files(facts: ServerFacts, draft: Draft) -> None:
+    pattern = _load_data.own_pattern(facts.variables)
+    directory = _load_data.directory(facts.datadir, facts.variables)
+    elsewhere, certain = _load_data.server_view(directory, facts.pid)
+    hidden = [elsewhere] if elsewhere else []
+    if not hidden and not certain:
+        hidden = _load_data.private_directories(directory, pattern)
+    if hidden:
+        for path in hidden:
+            draft.add_hidden("load_data", directory, path, pattern)
+    elif fs.is_directory(directory):
+        try:
+            fs.names(directory)
+        except OSError as error:
+            raise RefusedError(
+                f"The directory of SQL_LOAD files cannot be read: {directory}",
+                found=error.strerror,
+                expected="a directory that this module may list (run it with become)",
+                rule="load_data",
+            ) from error
+        draft.add("load_data", directory, pattern)
+    else:
+        draft.warn(f"{directory}, where SQL_LOAD files would lie, does not exist")
+    draft.role_below("load_data", directory, pattern)
+
+
+def _tablespaces(facts: ServerFacts, draft: Draft) -> None:
+    for path in map(facts.path, facts.dictionary_files):
+        if not draft.has(path):
+            draft.add("tablespaces", os.path.dirname(path), _table_pattern(path))
+
+
+def _table_pattern(path: str) -> str:
+    """Tables come and go: the whole kind in that directory, not the one name. Anything else by its own name."""
+    suffix = path.rpartition(".")[2]
+    return rf"[^/]*\.{suffix}" if suffix in _TABLE_SUFFIXES else re.escape(os.path.basename(path))
+
+
+def _side(facts: ServerFacts, draft: Draft) -> None:
+    found = side_files(facts.datadir, facts.variables, facts.exe)
+    for warning in found.warnings:
+        draft.warn(warning)
+    for item in found.files:
+        if not fs.is_file(item.path):
+            if item.needed:
+                raise RefusedError(
+                    f"{item.path} is not there, and encrypted data cannot be read without it",
+                    found="no such file",
+                    expected=f"the file that {item.why} names",
+                    rule="keys",
+                )
+            draft.warn(f"{item.why} names {item.path}, which is not there")
+            continue
+        if not os.access(fs.encode(item.path), os.R_OK):
+            raise RefusedError(
+                f"{item.path} cannot be read",
+                found="permission denied",
+                expected=f"read access to the file that {item.why} names (run with become)",
+                rule="keys",
+            )
+        draft.add_file(item.kind, item.path)
+        draft.role("key" if item.kind == "keys" else "config", item.path)
+    for item in found.directories:
+        # Only what OpenSSL looks for: links and files named by hash.
+        draft.add(item.kind, item.path, r"[0-9a-f]{8}\.r?\d+")
+    for path in map(facts.path, facts.side_files):
+        if fs.is_file(path):
+            draft.add_file("keys", path)
+            draft.role("key", path)
+        else:
+            draft.warn(f"A channel's TLS settings name {path}, which is not there")
+    for path in facts.option_files:
+        draft.add_file("config", path)
+        draft.role("config", path)
+
+
+def _links(facts: ServerFacts, draft: Draft) -> None:
+    """Whatever a link or an ``.isl`` file leads to, hop by hop, must lie in a place."""
+    seen: set[str] = set()
+    while True:
+        fresh = [(kind, path, link) for kind, path, link in draft.links() if path not in seen]
+        if not fresh:
+            return
+        for kind, path, is_link in fresh:
+            seen.add(path)
+            text = fs.readlink(path) if is_link else fs.read_text(path, 4096).strip("\n")
+            if text:
+                _lead(facts, draft, kind, path, fs.real_name(fs.absolute(text, fs.real(os.path.dirname(path)))))
+
+
+def _lead(facts: ServerFacts, draft: Draft, kind: str, origin: str, target: str) -> None:
+    status = fs.lstat(target)
+    if status is None:
+        draft.warn(f"{origin} leads to {target}, which is not there")
+        return
+    if draft.has(target) or draft.is_log_directory(target):
+        return
+    kind = kind if kind in ("config", "keys", "binlog", "relay_log") else "tablespaces"
+    if not stat.S_ISDIR(status.st_mode):
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISLNK(status.st_mode):
+            return
+        pattern = _table_pattern(target) if kind == "tablespaces" else re.escape(os.path.basename(target))
+        draft.add(kind, os.path.dirname(target), pattern)
+        return
+    if _TOO_WIDE.fullmatch(target) or fs.below(fs.real(facts.datadir), target) is not None:
+        raise RefusedError(
+            f"{origin} is a symbolic link to {target}, which is far more than a database",
+            found=target,
+            expected="links that lead to single databases or tables",
+            rule="symlink",
+        )
+    draft.add_tree(kind, target)
+
+
+def _exclusions(facts: ServerFacts, draft: Draft) -> list[Exclusion]:
+    rules: list[Exclusion] = []
+
+    def leave_out(path: str, rule: str, reason: str, match: str = "exact") -> None:
+        rules.append(Exclusion(fs.real_name(facts.path(path)), rule, reason, match))
+
+    for path in _innodb_data_files(facts, "innodb_temp_data_file_path"):
+        leave_out(path, "innodb_temporary", "temporary tablespace; made anew at every start")
+    sessions = facts.get("innodb_temp_tablespaces_dir")
+    directory = fs.real(facts.path(sessions)) if sessions else os.path.join(fs.real(facts.datadir), "#innodb_temp")
+    if os.path.basename(directory) == "#innodb_temp":
+        leave_out(directory, "innodb_temporary", "session temporary tablespaces; made anew at every start", "tree")
+    else:
+        pattern = re.escape(directory) + r"/temp_\d+\.ibt"
+        rules.append(Exclusion(pattern, "innodb_temporary", "session temporary tablespaces", "pattern"))
+    for name in ("socket", "mysqlx_socket"):
+        if facts.get(name):
+            leave_out(facts.get(name), "socket", "listening socket of the running server")
+            leave_out(facts.get(name) + ".lock", "socket_lock", "holds the process id of the running server")
+    if facts.get("pid_file"):
+        leave_out(facts.get("pid_file"), "pid_file", "holds the process id of the running server")
+    for directory in facts.temporary_directories:
+        pattern = re.escape(fs.real(directory)) + r"/\#sql[^/]*"
+        rules.append(Exclusion(pattern, "temporary_table", "temporary tables end with their sessions", "pattern"))
+    for root in draft.tree_roots():
+        leave_out(os.path.join(root, "lost+found"), "lost_found", "belongs to the file system", "tree")
+    return rules
+
+
+def _required(facts: ServerFacts, discovery: Discovery, system: list[str]) -> tuple[str, ...]:
+    locator = Locator(discovery)
+    parents: dict[str, str] = {}
+
+    def identity(path: str) -> str:
+        head, tail = os.path.split(facts.path(path))
+        if head not in parents:
+            parents[head] = fs.real(head)
+        return os.path.join(parents[head], tail)
+
+    wanted = {identity(path) for path in (*facts.dictionary_files, *system)}
+    logs = {identity(facts.get(name)) for name in _LOG_FILES if facts.get(name)} | set(map(identity, facts.log_files))
+    # Files in these directories are in use for the length of a statement and belong to no table.
+    passing = [fs.real(path) for path in facts.temporary_directories]
+    if facts.get("secure_file_priv"):
+        passing.append(fs.real(facts.path(facts.get("secure_file_priv"))))
+    passing = [path for path in passing if fs.below(path, fs.real(facts.datadir)) is None]
+    for path in map(identity, facts.open_files or ()):
+        if path in logs or path.startswith(("/proc/", "/sys/", "/dev/")):
+            continue
+        status = fs.lstat(path)
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            continue
+        if os.path.dirname(path) in passing and not locator.covers(path):
+            continue
+        wanted.add(path)
+    return tuple(sorted(path for path in wanted if locator.exclusion(path) is None))
+
+
+def plan_places(facts: ServerFacts, *, include_binlogs: bool = True) -> Discovery:
+    """Places, exclusions and required files of a server. Reads the disk, changes nothing.
+
+    Raises RefusedError when the server's own words and the disk contradict each other, when a key file is out of
+    reach, or when a link leads too far.
+    """
+    _check_datadir(facts)
+    draft = Draft(facts.datadir)
+    system = _innodb(facts, draft)
+    exclusions = _binlogs(facts, draft, include_binlogs)
+    _relay_logs(facts, draft)
+    _status_files(facts, draft)
+    _load_files(facts, draft)
+    _tablespaces(facts, draft)
+    _side(facts, draft)
+    _links(facts, draft)
+    exclusions += _exclusions(facts, draft)
+    for name, role in (("auto.cnf", "identity"), ("mysqld-auto.cnf", "persisted_settings")):
+        draft.role(role, os.path.join(facts.datadir, name))
+    if facts.open_files is None:
+        draft.warn(
+            "The files that the server holds open may not be seen (no right to trace it);"
+            " completeness was checked against its dictionary alone"
+        )
+    discovery = Discovery(
+        datadir=facts.datadir,
+        places=draft.places(PLACES),
+        exclusions=tuple(dict.fromkeys(exclusions)),
+        roles=draft.roles(),
+        warnings=draft.warnings(),
+        include_binlogs=include_binlogs,
+    )
+    return replace(discovery, required=_required(facts, discovery, system))
