@@ -1,0 +1,99 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The proof that what lies on disk is what was read from the stopped server."""
+
+from __future__ import annotations
+
+import hashlib
+import typing as t
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import Part
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.reader import Member, Reader
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import FILE, FileRecord
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
+
+_ZERO = memoryview(bytes(1024 * 1024))
+
+
+def mismatch(name: str, what: str, found: object, expected: object) -> ReplicaBackupError:
+    """The archive and its list differ."""
+    return ReplicaBackupError(
+        f"The archive read back is not what was written: {name}, {what}", found=found, expected=expected, file=name
+    )
+
+
+def prove(
+    reader: Reader, records: t.Iterable[FileRecord], part: Part | None, tick: t.Callable[[], None] = lambda: None
+) -> int:
+    """Compare every member with its record, in order, re-hashing every byte; returns the number of members.
+
+    ``part`` is the archive file as it was written, None when the archive is a directory. Raises
+    :class:`ReplicaBackupError` that names the first difference.
+    """
+    count = 0
+    expected = iter(records)
+    for member in reader:
+        record = next(expected, None)
+        if record is None:
+            raise mismatch(member.name, "an additional member", member.name, "no further member")
+        _compare(member, record)
+        if member.type == FILE and member.link is None:
+            digest = _hash(reader, member.size, tick)
+            if digest != record.sha256:
+                raise mismatch(member.name, "SHA-256", digest, record.sha256)
+        count += 1
+    missing = next(expected, None)
+    if missing is not None:
+        raise mismatch(missing.name, "a member is missing", "the end of the archive", missing.name)
+    seen = reader.finish()
+    if part is not None and seen != part:
+        raise mismatch(part.name, "size or SHA-256 of the part", _say(seen), _say(part))
+    return count
+
+
+def _say(part: Part) -> str:
+    return f"{part.bytes} bytes, {part.sha256}"
+
+
+def _compare(member: Member, record: FileRecord) -> None:
+    pairs: list[tuple[str, object, object]] = [
+        ("name", member.name, record.name),
+        ("type", member.type, record.type),
+        ("target", member.target, record.target),
+    ]
+    if member.type != "symlink":
+        pairs.append(("mode", member.mode, record.mode))
+    if member.type == FILE and member.link is None:
+        pairs.append(("size", member.size, record.size))
+    if member.link is not None:
+        pairs.append(("first name of the file", member.link, record.link))
+    kept: tuple[tuple[str, object, object], ...] = (
+        ("uid", member.uid, record.uid),
+        ("gid", member.gid, record.gid),
+        ("mtime_ns", member.mtime_ns, record.mtime_ns),
+    )
+    # A format that does not keep one of these has None there.
+    pairs += [pair for pair in kept if pair[1] is not None]
+    for what, found, expected in pairs:
+        if found != expected:
+            raise mismatch(record.name, what, found, expected)
+
+
+def _hash(reader: Reader, size: int, tick: t.Callable[[], None]) -> str:
+    digest = hashlib.sha256()
+    position = 0
+    for offset, view in reader.data():
+        _zeros(digest, offset - position)
+        digest.update(view)
+        position = offset + len(view)
+        tick()
+    _zeros(digest, size - position)
+    return digest.hexdigest()
+
+
+def _zeros(digest: t.Any, size: int) -> None:
+    while size > 0:
+        count = min(size, len(_ZERO))
+        digest.update(_ZERO[:count])
+        size -= count

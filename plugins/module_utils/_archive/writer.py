@@ -1,0 +1,241 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The walk over the files of a stopped server: read once, hashed on the way, proven not to have changed meanwhile."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+import typing as t
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.formats import Output
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import HashedFile
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import (
+    DIRECTORY,
+    FILE,
+    ROOT_PATH,
+    SYMLINK,
+    FileRecord,
+    ListedFile,
+    member_name,
+    sums_line,
+    to_bytes,
+    to_text,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.source import (
+    Extents,
+    Seen,
+    Source,
+    changed,
+    find_extents,
+    vanished,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
+
+_ZERO = memoryview(bytes(1024 * 1024))
+_READ_AHEAD_FROM = 4 * 1024 * 1024
+
+
+@dataclass
+class PlaceTotals:
+    """Names and logical bytes of one place."""
+
+    count: int = 0
+    bytes: int = 0
+
+
+@dataclass
+class Totals:
+    """What went into the archive: ``count`` names of any kind, ``files`` regular ones, ``bytes`` logical bytes."""
+
+    count: int = 0
+    files: int = 0
+    bytes: int = 0
+    places: dict[str, PlaceTotals] = field(default_factory=dict)
+
+    def add(self, record: FileRecord) -> None:
+        place = self.places.setdefault(record.place, PlaceTotals())
+        size = record.size if record.link is None else 0
+        self.count += 1
+        self.files += record.type == FILE
+        self.bytes += size
+        place.count += 1
+        place.bytes += size
+
+
+class Watch:
+    """Calls ``check`` (which raises when the work must stop) at most every ``interval`` seconds."""
+
+    def __init__(self, check: t.Callable[[], None], interval: float = 2.0) -> None:
+        self._check = check
+        self._interval = interval
+        self._next = 0.0
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        if now >= self._next:
+            self._check()
+            self._next = time.monotonic() + self._interval
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Where the walk writes down what it did: records for the manifest, sums, and the state of every name."""
+
+    records: HashedFile
+    sums: HashedFile
+    seen: HashedFile
+
+    def add(self, record: FileRecord, seen: Seen) -> None:
+        self.records.write_line(record.to_line())
+        self.seen.write_line(seen.pack())
+        if record.sha256 is not None:
+            self.sums.write_line(sums_line(record.sha256, record.name))
+
+
+def write_files(entries: t.Iterable[ListedFile], source: Source, output: Output, notes: Notes, watch: Watch) -> Totals:
+    """Put every entry into ``output``, in order. Neither finishes nor aborts it.
+
+    Raises :class:`ReplicaBackupError` naming the file when one vanished, is not as listed, or changes meanwhile.
+    """
+    totals = Totals()
+    names: dict[tuple[int, int], tuple[str, str | None]] = {}
+    for entry in entries:
+        watch.tick()
+        if entry.type == FILE:
+            descriptor, seen = source.open(entry)
+            try:
+                record = _record(entry, seen)
+                first = names.get((seen.device, seen.inode)) if seen.links > 1 else None
+                if first is not None:
+                    record = replace(record, sha256=first[1], link=first[0])
+                if first is None or not output.keeps_links:
+                    digest = _copy_file(descriptor, record, source.absolute(entry), output, watch, seen)
+                    record = replace(record, sha256=digest)
+                else:
+                    output.plain(record)
+                if seen.links > 1 and first is None:
+                    names[seen.device, seen.inode] = (record.name, record.sha256)
+            finally:
+                os.close(descriptor)
+        else:
+            seen = source.stat(entry)
+            record = _record(entry, seen)
+            if entry.type == SYMLINK:
+                record = replace(record, target=to_text(source.read_link(entry)))
+            elif entry.type != DIRECTORY:
+                raise ReplicaBackupError(
+                    f"{source.absolute(entry)} cannot be archived",
+                    found=entry.type,
+                    expected="file, directory or symlink",
+                )
+            output.plain(record)
+        totals.add(record)
+        notes.add(record, seen)
+    return totals
+
+
+def _record(entry: ListedFile, seen: Seen) -> FileRecord:
+    """Observed facts; the names of owner and group come from the list, which looked them up."""
+    return FileRecord(
+        place=entry.place,
+        path=entry.path or ROOT_PATH,
+        type=entry.type,
+        size=seen.size if entry.type == FILE else 0,
+        mode=stat.S_IMODE(seen.mode),
+        uid=seen.uid,
+        gid=seen.gid,
+        owner=entry.owner,
+        group=entry.group,
+        mtime_ns=seen.mtime_ns,
+        sha256=None,
+        role=entry.role,
+    )
+
+
+def _copy_file(descriptor: int, record: FileRecord, path: str, output: Output, watch: Watch, seen: Seen) -> str:
+    """One regular file; returns its SHA-256 (hex)."""
+    extents: Extents | None = None
+    # Blocks are counted in 512 bytes; fewer than the size needs means holes (or a file system that compresses).
+    if os.fstat(descriptor).st_blocks * 512 < record.size:
+        extents = find_extents(descriptor, record.size)
+    if record.size >= _READ_AHEAD_FROM:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+    digest = hashlib.sha256()
+    output.begin(record, extents)
+    position = 0
+    ranges: t.Iterable[tuple[int, int]] = ((0, record.size),) if extents is None else extents
+    for offset, length in ranges:
+        _zeros(digest, output, offset - position)
+        position = offset
+        end = offset + length
+        while position < end:
+            room = output.space()
+            if len(room) > end - position:
+                room = room[: end - position]
+            try:
+                size = os.preadv(descriptor, [room], position)
+            except OSError as problem:
+                raise ReplicaBackupError(
+                    f"{path} cannot be read: {problem.strerror}",
+                    found=f"{problem.strerror} at byte {position}",
+                    expected=f"{record.size} bytes",
+                    file=path,
+                ) from problem
+            if size == 0:
+                raise changed(path, "size", record.size, position)
+            digest.update(room[:size])
+            output.commit(size)
+            position += size
+            watch.tick()
+    _zeros(digest, output, record.size - position)
+    output.end()
+    seen.compare(path, Seen.of(os.fstat(descriptor)))
+    return digest.hexdigest()
+
+
+def _zeros(digest: t.Any, output: Output, size: int) -> None:
+    if size > 0:
+        output.hole(size)
+    while size > 0:
+        count = min(size, len(_ZERO))
+        digest.update(_ZERO[:count])
+        size -= count
+
+
+def compare_again(
+    entries: t.Iterable[ListedFile], source: Source, records: t.Iterable[FileRecord], seen_path: str, watch: Watch
+) -> None:
+    """Walk the same list a second time and compare every name with what it was when it was archived.
+
+    ``entries`` must be taken from disk anew, in the same order. A server that came up and went down again in between
+    has touched something; the error names the first such file.
+    """
+    with open(seen_path, "rb") as stream:
+        for entry, record in zip_longest(entries, records):
+            watch.tick()
+            if entry is None or record is None or member_name(entry.place, entry.path) != record.name:
+                raise _other_names(entry, record, source)
+            before = Seen.unpack(stream.read(Seen.LENGTH))
+            now = source.stat(entry)
+            before.compare(source.absolute(entry), now, times_of_directories=not source.is_shared(entry.place))
+
+
+def _other_names(entry: ListedFile | None, record: FileRecord | None, source: Source) -> ReplicaBackupError:
+    """Which of two names that should be one is the news: the archived one that is gone, or a new one."""
+    if record is not None and not os.path.lexists(to_bytes(source.absolute(record))):
+        return vanished(source.absolute(record))
+    if entry is None:
+        return vanished(source.absolute(t.cast(FileRecord, record)))
+    name = source.absolute(entry)
+    return ReplicaBackupError(
+        f"{name} appeared while the files were archived",
+        found=name,
+        expected="the same files as at the beginning",
+        file=name,
+    )
