@@ -77,8 +77,8 @@ class Server:
     def create(self, template: Path | None = None) -> None:
         """Make the directories, the configuration file and, from ``template`` if given, the data directory."""
         self.directory.mkdir()
-        for directory in {self.datadir, self.binlog_directory, self.relay_log_directory}:
-            directory.mkdir()
+        for directory in (self.datadir, self.binlog_directory, self.relay_log_directory):
+            directory.mkdir(exist_ok=True)
             self._give(directory)
         self._give(self.directory)
         if template is None:

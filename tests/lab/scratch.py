@@ -66,7 +66,7 @@ def create(wanted: Path) -> Path:
 
 def remove(path: Path) -> None:
     """End every process that names the directory (or the one it links to), unmount and delete it."""
-    for root in {path, path.resolve()}:
+    for root in (path, path.resolve()):
         processes.end(processes.naming(root))
     target = path.resolve()
     for mount_point in _mounts_below(target):

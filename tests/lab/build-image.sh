@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# usage: build-image.sh IMAGE:TAG LABEL=VALUE...
+#
+# Builds a Debian 12 host with systemd, MariaDB 10.11 and sshd, as an administrator would find it after
+# "apt-get install mariadb-server". Called by tests/lab/containers.py, which holds the lock and caches.
+# DEBIAN_MIRROR names another mirror than the one this machine's apt uses.
+set -euo pipefail
+
+image=$1
+shift
+suite=bookworm
+mirror=${DEBIAN_MIRROR:-}
+if [ -z "$mirror" ]; then
+    # The mirror that works for apt here works for debootstrap too; otherwise debootstrap's own default.
+    mirror=$(apt-get indextargets --format '$(ORIGIN) $(REPO_URI)' 'Created-By: Packages' 2>/dev/null |
+        awk '$1 == "Debian" && $2 ~ /\/debian\/?$/ { print $2; exit }' || true)
+fi
+
+root=$(mktemp -d "${TMPDIR:-/var/tmp}/replica-host.XXXXXX")
+trap 'umount "$root/proc" 2>/dev/null || true; rm -rf --one-file-system "$root"' EXIT
+chmod 755 "$root" # it becomes the root directory of every account in there
+
+packages=systemd,systemd-sysv,dbus,python3,python3-pymysql,zstd,lz4,xz-utils,sudo,openssh-server,iproute2,iptables,procps,ca-certificates
+# shellcheck disable=SC2086
+debootstrap --variant=minbase --include="$packages" "$suite" "$root" ${mirror:+"$mirror"}
+
+# No package may start a service while it is unpacked.
+printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+chmod 755 "$root/usr/sbin/policy-rc.d"
+cp /etc/resolv.conf "$root/etc/resolv.conf"
+for file in /etc/apt/apt.conf.d/*proxy*; do
+    [ ! -e "$file" ] || cp "$file" "$root/etc/apt/apt.conf.d/"
+done
+mount -t proc proc "$root/proc"
+DEBIAN_FRONTEND=noninteractive LC_ALL=C chroot "$root" \
+    apt-get install -q -y --no-install-recommends mariadb-server mariadb-client
+rm -f "$root/usr/sbin/policy-rc.d"
+test -e "$root/var/lib/mysql/mysql/db.frm" # or the data directory was not made
+
+# An ordinary administrator account, as fleets have it: login without rights, root by sudo.
+chroot "$root" useradd --create-home --shell /bin/bash ops
+echo 'ops ALL=(ALL) NOPASSWD: ALL' >"$root/etc/sudoers.d/ops"
+chmod 440 "$root/etc/sudoers.d/ops"
+
+# What does not belong into a template: identity, package caches, units that make no sense in a container.
+: >"$root/etc/machine-id"
+rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/* "$root/etc/resolv.conf"
+rm -f "$root"/etc/apt/apt.conf.d/*proxy*
+chroot "$root" systemctl mask -q systemd-udevd.service getty.target systemd-logind.service apt-daily.timer \
+    apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer 2>/dev/null || true
+umount "$root/proc"
+
+changes=()
+for label in "$@"; do
+    changes+=(--change "LABEL $label")
+done
+tar -C "$root" --one-file-system -c . | podman import "${changes[@]}" - "$image"
