@@ -1,0 +1,73 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# One environment for every tool: the virtual environment first, this checkout under its collection name,
+# and nothing of the user's own Ansible configuration or cache.
+export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
+export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections:$(CURDIR)/.cache/colls
+export ANSIBLE_HOME := $(CURDIR)/.cache/ansible
+export ANSIBLE_CONFIG := /dev/null
+unexport ANSIBLE_ROLES_PATH ANSIBLE_INVENTORY ANSIBLE_LIBRARY
+
+COLLECTION := .ansible/collections/ansible_collections/mysql_ops/replica_backup
+RESULTS := .test/results
+PYTEST := python -m pytest
+CHECK := tests/lab/check.sh
+LAB := PYTHONPATH=$(CURDIR)/.ansible/collections python -m ansible_collections.mysql_ops.replica_backup.tests.lab
+
+STAGES := lint sanity unit integration molecule
+
+.PHONY: help setup setup-tests demo test $(STAGES) image clean
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Virtual environment, collection path and (as root) missing Debian packages
+	@tests/lab/setup.sh
+
+setup-tests:
+	@tests/lab/setup.sh --tests
+
+demo: setup ## A source and two replicas on this machine, backed up one after the other
+	@$(LAB).demo
+
+test: setup-tests ## Everything below, and a count at the end
+	@$(LAB).cleanup leftovers
+	@rm -rf $(RESULTS)
+	@status=0; for stage in $(STAGES); do \
+	    printf '\n===== %s\n' "$$stage"; $(MAKE) --no-print-directory "$$stage" || status=1; \
+	done; printf '\n'; $(LAB).results $(RESULTS) || status=1; exit $$status
+
+lint: setup ## ansible-lint (production), ruff, mypy, yamllint, changelog
+	@status=0; \
+	$(CHECK) lint ruff ruff check . || status=1; \
+	$(CHECK) lint ruff-format ruff format --check . || status=1; \
+	$(CHECK) lint mypy mypy --cache-dir .cache/mypy $(COLLECTION)/plugins $(COLLECTION)/tests || status=1; \
+	$(CHECK) lint yamllint yamllint --strict . || status=1; \
+	$(CHECK) lint changelog antsibull-changelog lint || status=1; \
+	$(CHECK) lint ansible-lint ansible-lint --offline --profile production || status=1; \
+	exit $$status
+
+sanity: setup ## ansible-test sanity
+	@tests/lab/sanity.sh $(RESULTS)
+
+unit: setup ## Unit tests, with the branch coverage gate
+	@mkdir -p $(RESULTS)
+	@$(PYTEST) tests/unit --junitxml=$(RESULTS)/unit.xml \
+	    --cov --cov-config=pyproject.toml --cov-report=term-missing:skip-covered --cov-fail-under=90
+
+integration: setup-tests ## Tests against real servers on this machine
+	@mkdir -p $(RESULTS)
+	@$(PYTEST) tests/integration --junitxml=$(RESULTS)/integration.xml
+
+molecule: setup-tests image ## One source and three replicas as systemd hosts, under writes
+	@tests/lab/molecule.sh $(RESULTS) default
+
+image: setup-tests
+	@$(LAB).containers image
+
+clean: ## Remove every trace: processes, containers, networks, images, caches
+	@tests/lab/clean.sh
