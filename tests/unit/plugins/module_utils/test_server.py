@@ -100,13 +100,21 @@ def lock(spawn: Spawn) -> Callable[[Path], int]:
     return take
 
 
+def _started(child: subprocess.Popen[bytes]) -> ServerProcess:
+    """Return the child once it is itself: for a moment after the exec it has no arguments yet."""
+    while True:
+        process = _server.read_process(child.pid)
+        assert process is not None
+        if process.argv:
+            return process
+
+
 # --- processes -------------------------------------------------------------------------------------
 
 
 def test_a_process_is_read_and_survives_json(spawn: Spawn, tmp_path: Path) -> None:
     child = spawn(SLEEP, "600", cwd=tmp_path)
-    process = _server.read_process(child.pid)
-    assert process is not None
+    process = _started(child)
     assert (process.pid, process.cwd, process.parent_pid) == (child.pid, str(tmp_path), os.getpid())
     assert process.argv == (SLEEP, "600")
     assert os.path.samefile(process.exe, SLEEP)
