@@ -200,7 +200,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         self._uid = self._login_uid()
         offered = self._offer("")
         items = [Item(unquote(name), size, digest) for name, size, digest in offered["items"]]
-        os.makedirs(landing.paths.directory, mode=0o700, exist_ok=True)
+        _landing.make_private(landing.paths.directory)
         while True:
             missing = [item for item in items if not landing.has(item)]
             landing.prepare(sum(item.bytes for item in missing))

@@ -45,7 +45,7 @@ def check_destination(paths: SetPaths, *, may_write: bool) -> None:
     try:
         if may_write:
             parent = os.path.dirname(paths.directory)
-            os.makedirs(parent, mode=_PRIVATE, exist_ok=True)
+            make_private(parent)
             probe = os.path.join(parent, f".{paths.backup_id}.probe")
             with open(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as handle:
                 handle.write(b"0" * 4096)
@@ -68,6 +68,14 @@ def check_destination(paths: SetPaths, *, may_write: bool) -> None:
         ) from error
 
 
+def make_private(path: str) -> None:
+    """Make a directory and what is missing above it, each with mode 0700."""
+    if not os.path.isdir(path):
+        make_private(os.path.dirname(path))
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, _PRIVATE)
+
+
 @dataclass(frozen=True)
 class TreeFile:
     """One line of the index of a directory tree, a regular file."""
@@ -85,7 +93,7 @@ class Landing:
 
     def prepare(self, needed: int) -> None:
         """Make the directories; refuse when there is no room for ``needed`` bytes."""
-        os.makedirs(self.paths.work, mode=_PRIVATE, exist_ok=True)
+        make_private(self.paths.work)
         space = os.statvfs(self.paths.work)
         free = space.f_bavail * space.f_frsize
         if free < needed:
