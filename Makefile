@@ -9,7 +9,7 @@ SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH):/usr/sbin:/sbin
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.ansible/collections:$(CURDIR)/.cache/colls
 export ANSIBLE_HOME := $(CURDIR)/.cache/ansible
-export ANSIBLE_CONFIG := /dev/null
+export ANSIBLE_CONFIG := $(CURDIR)/tests/lab/ansible.cfg
 unexport ANSIBLE_ROLES_PATH ANSIBLE_INVENTORY ANSIBLE_LIBRARY
 
 COLLECTION := .ansible/collections/ansible_collections/mysql_ops/replica_backup
@@ -45,7 +45,8 @@ lint: setup ## ansible-lint (production), ruff, mypy, yamllint, changelog
 	@status=0; \
 	$(CHECK) lint ruff ruff check . || status=1; \
 	$(CHECK) lint ruff-format ruff format --check . || status=1; \
-	$(CHECK) lint mypy mypy --cache-dir .cache/mypy $(COLLECTION)/plugins $(COLLECTION)/tests || status=1; \
+	$(CHECK) lint mypy mypy --cache-dir .cache/mypy $(COLLECTION)/plugins $(COLLECTION)/tests \
+	    $(COLLECTION)/molecule/default/tests || status=1; \
 	$(CHECK) lint yamllint yamllint --strict . || status=1; \
 	$(CHECK) lint changelog antsibull-changelog lint || status=1; \
 	$(CHECK) lint ansible-lint ansible-lint --offline --profile production || status=1; \

@@ -37,9 +37,8 @@ def environment() -> dict[str, str]:
         "PATH": f"{bin_directory}:{variables.get('PATH', '')}:/usr/sbin:/sbin",
         "ANSIBLE_COLLECTIONS_PATH": f"{CHECKOUT}/.ansible/collections:{CHECKOUT}/.cache/colls",
         "ANSIBLE_HOME": str(CHECKOUT / ".cache" / "ansible"),
-        "ANSIBLE_CONFIG": "/dev/null",
+        "ANSIBLE_CONFIG": str(Path(__file__).with_name("ansible.cfg")),
         "ANSIBLE_NOCOLOR": "1",
-        "ANSIBLE_LOCALHOST_WARNING": "False",
         "ANSIBLE_DEPRECATION_WARNINGS": "False",
     }
 
@@ -48,6 +47,9 @@ def inventory(
     root: Path, servers: Sequence[Server], *, group: str = "mysql_replicas", **variables: t.Any
 ) -> dict[str, t.Any]:
     """Return an inventory with one local host per server, its state and spool below ``root``."""
+    # The collection makes one directory, not a path to it: a mistyped path shall not become a new one.
+    for parent in ("state", "spool"):
+        (root / parent).mkdir(mode=0o700, parents=True, exist_ok=True)
     hosts = {
         server.name: {
             "replica_backup_login_unix_socket": str(server.socket),
