@@ -1,0 +1,72 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The roll as the servers themselves saw it, and the fleet afterwards."""
+
+from __future__ import annotations
+
+import pytest
+
+from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import REPLICAS, BackupSet, Host
+
+
+def test_each_replica_was_away_once_and_alone(hosts: dict[str, Host], sets: dict[str, BackupSet]) -> None:
+    away = []
+    for name in REPLICAS:
+        # The first stop of each server was its configuration, before it replicated.
+        *_, absence = hosts[name].absences()
+        requested = sets[name].manifest["times"]
+        assert absence.back is not None, f"{name} logged no start after its last stop: {requested}"
+        away.append(absence)
+    away.sort(key=lambda absence: absence.gone)
+    for earlier, later in zip(away, away[1:]):
+        assert earlier.back is not None
+        assert earlier.back <= later.gone
+
+
+def test_each_replica_was_stopped_exactly_once_by_the_roll(hosts: dict[str, Host], sets: dict[str, BackupSet]) -> None:
+    for name in REPLICAS:
+        began = sets[name].manifest["backup_id"]
+        during = [a for a in hosts[name].absences() if a.gone.strftime("%Y%m%dT%H%M%SZ") >= began]
+        assert len(during) == 1, during
+
+
+def test_the_source_was_never_away(hosts: dict[str, Host], sets: dict[str, BackupSet]) -> None:
+    first = min(backup.manifest["backup_id"] for backup in sets.values())
+    assert [a for a in hosts["source"].absences() if a.gone.strftime("%Y%m%dT%H%M%SZ") >= first] == []
+
+
+@pytest.mark.parametrize("name", REPLICAS)
+def test_replication_is_as_it_was(hosts: dict[str, Host], name: str) -> None:
+    status = hosts[name].row("SHOW SLAVE STATUS")
+    assert status["Slave_IO_Running"] == "Yes"
+    assert status["Slave_SQL_Running"] == "Yes"
+    assert status["Last_IO_Error"] == status["Last_SQL_Error"] == ""
+    assert status["Using_Gtid"] == ("No" if name == "replica2" else "Slave_Pos")
+
+
+@pytest.mark.parametrize("name", REPLICAS)
+def test_the_service_is_as_the_package_left_it(hosts: dict[str, Host], name: str) -> None:
+    host = hosts[name]
+    assert host.run("systemctl is-active mariadb.service mariadb.socket").split() == ["active", "active"]
+    assert host.run("systemctl show --property=DropInPaths,NeedDaemonReload mariadb.service").split() == [
+        "DropInPaths=",
+        "NeedDaemonReload=no",
+    ]
+    assert "skip-slave-start" not in host.run("tr '\\0' ' ' < /proc/$(pidof mariadbd)/cmdline")
+
+
+@pytest.mark.parametrize("name", REPLICAS)
+def test_nothing_is_left_on_the_replica(hosts: dict[str, Host], name: str) -> None:
+    host = hosts[name]
+    assert host.run("find /var/backups/mysql-replica -type f").split() == []
+    assert (
+        host.run("systemctl list-units --all --plain --no-legend '*replica-backup*' '*replica_backup*'").strip() == ""
+    )
+    assert "replica_backup" not in host.run("ps -eo args")
+
+
+@pytest.mark.parametrize("name", REPLICAS)
+def test_caught_up_and_equal_to_the_source(hosts: dict[str, Host], quiet: tuple[str, int], name: str) -> None:
+    hosts[name].wait_for_source_position(*quiet)
+    assert hosts[name].checksums() == hosts["source"].checksums()
