@@ -9,10 +9,10 @@ DOCUMENTATION = r"""
 module: replica_archive
 short_description: Archive the files of a stopped replica and prove the result
 description:
-  - Streams the files that M(mysql_ops.replica_backup.replica_files_discover) has found into one archive in the spool of the
-    replica, while the server is down. Every file is hashed as it is read.
-  - The list is taken again from disk first, because logs rotate at a shutdown. A file that vanishes or changes while it is
-    archived fails the module with its name; at the end all files are compared once more.
+  - Streams the files that M(mysql_ops.replica_backup.replica_files_discover) has found into one archive in the spool
+    of the replica, while the server is down. Every file is hashed as it is read.
+  - The list is taken again from disk first, because logs rotate at a shutdown. A file that vanishes or changes while it
+    is archived fails the module with its name; at the end all files are compared once more.
   - Publishing reads the archive back from disk, compares every member with what was read from the server, and writes
     C(manifest.json) last. A set without it is not a backup.
   - Refuses while the server runs and fails when the dead-man starts it meanwhile. What was written by then is removed.
@@ -21,22 +21,6 @@ version_added: 0.1.0
 author:
   - mysql_ops contributors (@mysql-ops)
 options:
-  spool_dir:
-    description: Work space on the replica. The set is made in C(SPOOL_DIR/HOST/BACKUP_ID/), readable for its owner only.
-    type: path
-    default: /var/backups/mysql-replica
-  state_dir:
-    description: Directory of lock and ledger. The ledger must say that this backup's run has stopped the server.
-    type: path
-    default: /var/lib/mysql-replica-backup
-  host:
-    description: Name of the replica in the set, usually C(inventory_hostname).
-    type: str
-    required: true
-  backup_id:
-    description: UTC time of the backup as C(YYYYMMDDTHHMMSSZ).
-    type: str
-    required: true
   state:
     description:
       - V(captured) archives, without manifest. Needs the stopped server; this is the part that costs downtime.
@@ -76,6 +60,8 @@ options:
       - A key C(downtime_seconds) sets that value of the manifest.
     type: dict
     default: {}
+extends_documentation_fragment:
+  - mysql_ops.replica_backup.run
 attributes:
   check_mode:
     support: full
@@ -171,6 +157,7 @@ import signal
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _module
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
@@ -185,10 +172,7 @@ _WORK: dict[str, t.Callable[[job.Request], job.Outcome]] = {
 
 def argument_spec() -> dict[str, t.Any]:
     return {
-        "spool_dir": {"type": "path", "default": "/var/backups/mysql-replica"},
-        "state_dir": {"type": "path", "default": "/var/lib/mysql-replica-backup"},
-        "host": {"type": "str", "required": True},
-        "backup_id": {"type": "str", "required": True},
+        **_module.run_argument_spec(),
         "state": {"type": "str", "choices": ["captured", "published", "present", "absent"], "default": "present"},
         "format": {"type": "str", "choices": ["tar", "zip", "copy"], "default": "tar"},
         "compression": {"type": "str", "choices": ["none", "gzip", "zstd", "lz4", "xz"], "default": "zstd"},

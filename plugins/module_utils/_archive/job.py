@@ -244,7 +244,7 @@ class _Guard:
                 next_command="run mysql_replica_stop first",
                 rule="stopped",
             )
-        if not ledger.data.get("clean_stop", {}).get("clean"):
+        if not (ledger.data.get("clean_stop") or {}).get("clean"):
             raise RefusedError(
                 "The stop of the server is not proven clean",
                 found=ledger.data.get("clean_stop"),
@@ -308,13 +308,12 @@ def _capture_locked(request: Request) -> Outcome:
     ledger.begin("capture", lease=_budget_left(ledger))
     try:
         head, totals, parts = _write_set(request, discovery, compressor, guard)
-    except ReplicaBackupError as problem:
-        _remove_partial(paths)
-        if problem.server_state is None:
+    except BaseException as problem:
+        if isinstance(problem, ReplicaBackupError) and problem.server_state is None:
             problem.server_state = _STOPPED
-        raise
-    except BaseException:
-        _remove_partial(paths)
+        # What cannot be removed now (the disk has failed) is no set without a manifest; the cause is what counts.
+        with contextlib.suppress(OSError):
+            _remove_partial(paths)
         raise
     fresh = _ledger.load(request.state_dir)
     if fresh is not None and fresh.run_id == ledger.run_id:

@@ -67,7 +67,7 @@ def storage_error(problem: OSError, path: str, written: int) -> ReplicaBackupErr
 
 
 def make_private_directory(path: str) -> None:
-    """Create ``path`` with mode 0700 whatever the umask; a symbolic link or a file of that name is an error."""
+    """Make ``path`` a directory with mode 0700, whatever the umask or its mode; a link or a file there is an error."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
@@ -75,10 +75,13 @@ def make_private_directory(path: str) -> None:
             raise ReplicaBackupError(
                 f"{path} is in the way", found="not a directory", expected="a directory or nothing"
             ) from None
-        return
     except OSError as problem:
         raise storage_error(problem, path, 0) from problem
-    os.chmod(path, 0o700)
+    try:
+        if stat.S_IMODE(os.lstat(path).st_mode) != 0o700:
+            os.chmod(path, 0o700)
+    except OSError as problem:
+        raise storage_error(problem, path, 0) from problem
 
 
 def sync_directory(path: str) -> None:
