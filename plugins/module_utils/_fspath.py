@@ -65,6 +65,15 @@ def is_file(path: str) -> bool:
     return status is not None and stat.S_ISREG(status.st_mode)
 
 
+def readable(path: str) -> bool:
+    """Whether this process may read the file now."""
+    try:
+        os.close(os.open(encode(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
 def readlink(path: str) -> str:
     return decode(os.readlink(encode(path)))
 

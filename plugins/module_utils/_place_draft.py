@@ -122,8 +122,10 @@ class Draft:
             found = [Place(kind, path) for tree_kind, path in self._trees.values() if tree_kind == kind]
             picks = [pick for pick in self._picks.values() if pick.kind == kind]
             visible = [pick for pick in picks if not pick.hidden and not self._in_tree(pick.real)]
+            if kind == "tablespaces":
+                visible = [_above_schema(pick, self._datadir) for pick in visible]
             if kind in ("tablespaces", "config", "keys"):
-                visible = _merged(visible, siblings=kind == "tablespaces")
+                visible = _merged(visible)
             for pick in [*visible, *(pick for pick in picks if pick.hidden)]:
                 found.append(Place(kind, pick.path, "patterns", tuple(pick.patterns), pick.hidden))
             for number, place in enumerate(found, 1):
@@ -132,31 +134,27 @@ class Draft:
         return tuple(result)
 
 
-def _merged(picks: list[_Pick], *, siblings: bool) -> list[_Pick]:
-    """Fold directories below one another, and schema directories of one parent, into one place each."""
+def _merged(picks: list[_Pick]) -> list[_Pick]:
+    """Fold directories below one another into one place each."""
     roots: dict[str, _Pick] = {}
-    for pick in sorted(picks, key=lambda item: item.real.count("/")):
+    for pick in sorted(picks, key=lambda item: (item.real.count("/"), item.real)):
         home = next((root for root in roots if fs.below(pick.real, root) is not None), None)
         if home is None:
             roots[pick.real] = pick
         else:
             _fold(roots[home], pick)
-    if not siblings:
-        return list(roots.values())
-    families: dict[str, list[_Pick]] = {}
-    for pick in roots.values():
-        families.setdefault(os.path.dirname(pick.real), []).append(pick)
-    result = []
-    for parent, members in families.items():
-        # Separate mounts stay separate places: a restore may want to map each to another disk.
-        if len(members) == 1 or parent == "/" or len({_device(path.real) for path in members} | {_device(parent)}) > 1:
-            result += members
-            continue
-        family = _Pick(members[0].kind, parent, parent)
-        for member in members:
-            _fold(family, member)
-        result.append(family)
-    return result
+    return list(roots.values())
+
+
+def _above_schema(pick: _Pick, datadir: str) -> _Pick:
+    """DATA DIRECTORY='/ext' puts tables into ``/ext/SCHEMA/``: the place is ``/ext``, one for all schemas."""
+    parent, name = os.path.split(pick.real)
+    # Separate mounts stay separate places: a restore may want to map each to another disk.
+    if parent == "/" or _device(parent) != _device(pick.real) or not fs.is_directory(os.path.join(datadir, name)):
+        return pick
+    lifted = _Pick(pick.kind, parent, parent)
+    _fold(lifted, pick)
+    return lifted
 
 
 def _device(path: str) -> int:
@@ -166,8 +164,9 @@ def _device(path: str) -> int:
 
 def _fold(home: _Pick, pick: _Pick) -> None:
     relative = fs.below(pick.real, home.real) or "."
-    steps = relative.split("/")
+    steps = [] if relative == "." else relative.split("/")
     for depth in range(1, len(steps) + 1):
         home.patterns[re.escape("/".join(steps[:depth]))] = None
+    prefix = "" if relative == "." else re.escape(relative) + "/"
     for pattern in pick.patterns:
-        home.patterns[f"{re.escape(relative)}/{pattern}"] = None
+        home.patterns[prefix + pattern] = None

@@ -157,9 +157,12 @@ def _innodb(facts: ServerFacts, draft: Draft) -> list[str]:
     undo_names = (r"undo_?\d+", r"[^/]*\.ibu", r"undo_\d+_trunc\.log")
     draft.add("innodb_undo", undo, *undo_names)
     draft.role_below("innodb_undo", undo, *undo_names)
-    doublewrite = facts.directory("innodb_doublewrite_dir", "innodb_data_home_dir")
-    draft.add("doublewrite", doublewrite, r"\#ib_\d+_\d+\.b?dblwr")
-    draft.role_below("doublewrite", doublewrite, r"\#ib_\d+_\d+\.b?dblwr")
+    if "innodb_doublewrite_dir" in facts.variables:
+        # Without a directory of its own, the doublewrite buffer of MySQL 8.0.20 lies beside the system tablespace.
+        kind = "doublewrite" if facts.get("innodb_doublewrite_dir") else "innodb_home"
+        doublewrite = facts.directory("innodb_doublewrite_dir", "innodb_data_home_dir")
+        draft.add(kind, doublewrite, r"\#ib_\d+_\d+\.b?dblwr")
+        draft.role_below("doublewrite", doublewrite, r"\#ib_\d+_\d+\.b?dblwr")
     for variable in ("rocksdb_datadir", "rocksdb_wal_dir", "tokudb_data_dir", "tokudb_log_dir"):
         if facts.get(variable) and fs.is_directory(facts.path(facts.get(variable))):
             draft.add_tree("tablespaces", facts.path(facts.get(variable)))
@@ -308,7 +311,7 @@ def _side(facts: ServerFacts, draft: Draft) -> None:
                 )
             draft.warn(f"{item.why} names {item.path}, which is not there")
             continue
-        if not os.access(fs.encode(item.path), os.R_OK):
+        if not fs.readable(item.path):
             raise RefusedError(
                 f"{item.path} cannot be read",
                 found="permission denied",
