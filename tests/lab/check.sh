@@ -13,6 +13,7 @@ shift 2
 results=.test/results
 mkdir -p "$results"
 log=$results/$suite-$name.log
+export NO_COLOR=1 PY_COLORS=0
 started=$(date +%s)
 "$@" >"$log" 2>&1 </dev/null
 status=$?

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A set restored with zstd and tar alone on a host that never saw it, which then goes on as a replica.
 
-Nothing of the collection takes part. The source is being written to all the while.
+Nothing of the collection takes part.
 """
 
 from __future__ import annotations
@@ -64,12 +64,13 @@ def test_it_stands_where_the_manifest_says(restored: tuple[Host, BackupSet]) -> 
 
 
 def test_it_goes_on_from_there_and_equals_the_source(
-    restored: tuple[Host, BackupSet], hosts: dict[str, Host], quiet: tuple[str, int]
+    restored: tuple[Host, BackupSet], hosts: dict[str, Host], request: pytest.FixtureRequest
 ) -> None:
     host, backup = restored
     assert host.checksums() != hosts["source"].checksums(), "nothing was written since the backup: this proves nothing"
     host.sql("START SLAVE")
-    host.wait_for_source_position(*quiet)
+    # Only now are the writes stopped (once for all tests): it joins while they go on.
+    host.wait_for_source_position(*request.getfixturevalue("quiet"))
     status = host.row("SHOW SLAVE STATUS")
     assert status["Slave_IO_Running"] == status["Slave_SQL_Running"] == "Yes"
     assert status["Last_IO_Error"] == status["Last_SQL_Error"] == ""

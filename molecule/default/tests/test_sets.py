@@ -45,9 +45,7 @@ def test_nobody_else_can_read_it(backup: BackupSet) -> None:
 
 def test_manifest_keeps_its_schema(backup: BackupSet) -> None:
     (schema_file,) = [
-        path
-        for path in (_CHECKOUT / "plugins").rglob("*manifest*.json")
-        if "$schema" in json.loads(path.read_text(encoding="utf-8"))
+        path for folder in ("docs", "plugins", "meta") for path in (_CHECKOUT / folder).rglob("*.schema.json")
     ]
     schema = json.loads(schema_file.read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
