@@ -541,7 +541,10 @@ def _launch_of(process: ServerProcess, cwd: str) -> _Launch:
 
 def _launch_of_command(command: str) -> _Launch:
     """A start command that the administrator gave, run as whoever runs the backup."""
-    words = tuple(shlex.split(command))
+    try:
+        words = tuple(shlex.split(command))
+    except ValueError:
+        words = ()
     executable = shutil.which(words[0], path=_PATH) if words else None
     if executable is None:
         raise _refuse(
@@ -888,7 +891,7 @@ def _script_owns(script: str, process: ServerProcess, guardian: ServerProcess | 
     argv = (guardian or process).argv
     special = [word for word in argv if word.startswith(("--defaults-", "--no-defaults"))]
     text = _script_text(script)
-    if any(word.partition("=")[2] not in text or "=" not in word for word in special):
+    if any((word.partition("=")[2] or word) not in text for word in special):
         return False
     server = process.exe or next((path for path in (shutil.which("mariadbd"), shutil.which("mysqld")) if path), "")
     if not server:
