@@ -333,11 +333,12 @@ class _Systemd:
         if _show(self.name, "ActiveState").get("ActiveState") in ("active", "activating", "reloading"):
             return
         if skip_replication:
-            command = _with_option(self._commands(), self.skip_option)
+            commands = self._commands()
+            command = _with_option(commands, self.skip_option)
             if command is None:
                 raise ReplicaBackupError(
                     f"{self.name} cannot be started with {self.skip_option}",
-                    found="an ExecStart= that is not understood: " + "; ".join(self._commands()),
+                    found="an ExecStart= that is not understood: " + "; ".join(commands),
                     expected="one command that runs the server",
                     server_state="stopped",
                     next_command=f"systemctl start {self.name}",
