@@ -151,7 +151,7 @@ class _Walk:
         except OSError as error:
             raise _unreadable(directory, error) from error
         for name in found:
-            relative, path = prefix + name, os.path.join(directory, name)
+            relative, path = prefix + name, f"{directory}/{name}"
             if not located.takes(relative):
                 continue
             status = fs.lstat(path)
@@ -192,7 +192,7 @@ class _Walk:
             owner=self._names.user(status.st_uid),
             group=self._names.group(status.st_gid),
             mtime_ns=status.st_mtime_ns,
-            role=(self._locator.role(os.path.join(located.named, relative)) or None) if kind != "directory" else None,
+            role=(self._locator.role(f"{located.named}/{relative}") or None) if kind != "directory" else None,
             target=target,
             link=link,
         )
@@ -255,7 +255,7 @@ class Checked:
     def __call__(self, entries: t.Iterable[Entry]) -> t.Iterator[Entry]:
         for entry in entries:
             if entry.type != "directory":
-                self._open.discard(os.path.join(self._roots[entry.place], entry.path))
+                self._open.discard(f"{self._roots[entry.place]}/{entry.path}")
             yield entry
 
     @property

@@ -99,7 +99,7 @@ def top_files(argv: t.Sequence[str], exe: str, environment: t.Mapping[str, str])
     if options.get("defaults_extra_file"):
         files.append(options["defaults_extra_file"])
     home = environment.get("HOME", "")
-    expanded = [home + path[1:] if path.startswith("~") else path for path in files]
+    expanded = [home + path[1:] if path.startswith("~") and home else path for path in files]
     return [path for path in expanded if path.startswith("/")], warnings
 
 

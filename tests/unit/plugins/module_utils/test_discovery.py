@@ -25,6 +25,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connecti
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._filelist import Entry, read_list, retake
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery, Place
 
 MARIADBD = shutil.which("mariadbd") or "/usr/sbin/mariadbd"
 BACKUP_ID = "20260101T000000Z"
@@ -363,3 +364,58 @@ def test_plan_module_is_pure_on_facts(scattered: Server) -> None:
         str(scattered.root / "etc" / "conf.d" / "server.cnf"),
     )
     assert _place_plan.plan_places(facts) == _place_plan.plan_places(facts)
+
+
+def _plan_of(datadir: Path) -> Discovery:
+    return Discovery(str(datadir), (Place("datadir", str(datadir)), Place("binlog", "/", "patterns", ("x",))))
+
+
+def test_spool_directories_that_cannot_take_a_set(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    for spool, message in (
+        ("relative/path", "a relative path"),
+        (f"{tmp_path}/data/spool", "inside datadir"),
+        (f"{tmp_path}/link", "inside datadir"),
+        (f"{tmp_path}/absent/spool", "absent does not exist"),
+        (f"{tmp_path}/file", "not a directory"),
+        ("/proc/spool", "not writable"),
+    ):
+        with pytest.raises(RefusedError, match=message) as caught:
+            _discovery.check_spool(SetPaths(spool, "db1", BACKUP_ID), _plan_of(tmp_path / "data"))
+        assert caught.value.facts["rule"] == "spool_dir"
+    _discovery.check_spool(SetPaths(f"{tmp_path}/spool", "db1", BACKUP_ID), _plan_of(tmp_path / "data"))
+
+
+def test_a_published_set_is_not_touched(tmp_path: Path) -> None:
+    paths = SetPaths(str(tmp_path), "db1", BACKUP_ID)
+    _discovery.make_work_directory(paths)
+    Path(paths.manifest).touch()
+    with pytest.raises(RefusedError, match="exists already"):
+        _discovery.check_spool(paths, _plan_of(tmp_path / "data"))
+
+
+def test_work_directories_are_ours_and_private(tmp_path: Path) -> None:
+    paths = SetPaths(str(tmp_path / "spool"), "db1", BACKUP_ID)
+    (tmp_path / "spool" / "db1").mkdir(parents=True, mode=0o755)
+    _discovery.make_work_directory(paths)
+    assert {stat.S_IMODE(os.stat(path).st_mode) for path in (f"{paths.root}/db1", paths.directory, paths.work)} == {
+        0o700
+    }
+    _discovery.make_work_directory(paths)
+    (tmp_path / "spool" / "db2").symlink_to(tmp_path / "spool" / "db1")
+    with pytest.raises(RefusedError, match="somebody else's"):
+        _discovery.make_work_directory(SetPaths(paths.root, "db2", BACKUP_ID))
+    with pytest.raises(RefusedError, match="cannot be used"):
+        _discovery.make_work_directory(SetPaths("/proc/spool", "db2", BACKUP_ID))
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "spool" / "db1", 65534, -1)
+        with pytest.raises(RefusedError, match="somebody else's"):
+            _discovery.make_work_directory(paths)
+
+
+def test_a_process_that_may_not_be_seen() -> None:
+    assert _discovery._environment(2**22 + 1) == {}
+    assert _discovery._standard_streams(2**22 + 1) == ()
+    assert _discovery._environment(os.getpid())
