@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _discovery, _place_plan
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _discovery, _place_plan, _server
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login, Session, connect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._filelist import Entry, read_list, retake
@@ -302,8 +302,8 @@ def test_an_open_file_outside_every_place_is_refused(
     stranger = tmp_path / "stranger.db"
     stranger.touch()
     monkeypatch.setattr(_discovery, "_PAUSE_SECONDS", 0)
-    real = _discovery._server.open_files
-    monkeypatch.setattr(_discovery._server, "open_files", lambda process: (*(real(process) or ()), str(stranger)))
+    real = _server.open_files
+    monkeypatch.setattr(_server, "open_files", lambda process: (*(real(process) or ()), str(stranger)))
     with scattered.session() as session, pytest.raises(RefusedError) as caught:
         _discovery.discover(session, _request(tmp_path))
     assert caught.value.facts["missing"] == [str(stranger)]
@@ -380,12 +380,30 @@ def test_spool_directories_that_cannot_take_a_set(tmp_path: Path) -> None:
         (f"{tmp_path}/link", "inside datadir"),
         (f"{tmp_path}/absent/spool", "absent does not exist"),
         (f"{tmp_path}/file", "not a directory"),
-        ("/proc/spool", "not writable"),
     ):
         with pytest.raises(RefusedError, match=message) as caught:
             _discovery.check_spool(SetPaths(spool, "db1", BACKUP_ID), _plan_of(tmp_path / "data"))
         assert caught.value.facts["rule"] == "spool_dir"
     _discovery.check_spool(SetPaths(f"{tmp_path}/spool", "db1", BACKUP_ID), _plan_of(tmp_path / "data"))
+
+
+def test_a_spool_on_a_read_only_file_system(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    if os.geteuid() == 0:
+        # Permissions do not stop root, a read-only file system does.
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(spool)], check=False)
+        if mounted.returncode:
+            pytest.skip("may not mount")
+    else:
+        spool.chmod(0o500)
+    try:
+        for root in (spool, spool / "below"):
+            with pytest.raises(RefusedError, match="not writable"):
+                _discovery.check_spool(SetPaths(str(root), "db1", BACKUP_ID), _plan_of(tmp_path / "data"))
+    finally:
+        if os.geteuid() == 0:
+            subprocess.run(["umount", str(spool)], check=True)
 
 
 def test_a_published_set_is_not_touched(tmp_path: Path) -> None:
