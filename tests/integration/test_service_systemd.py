@@ -1,0 +1,394 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Service managers on a real Debian 12 host: systemd with socket activation, the init script, mariadbd-safe.
+
+The host is a container of the lab's image, or of the one that SERVICE_TEST_IMAGE names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import textwrap
+import time
+import typing as t
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from ansible_collections.mysql_ops.replica_backup.tests.lab import containers
+from ansible_collections.mysql_ops.replica_backup.tests.lab.scratch import CHECKOUT
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("podman") is None, reason="containers with systemd need root and podman"
+)
+
+# Runs inside the container, before what a test adds. `answer` goes back to the test.
+PRELUDE = f"""
+import json, os, socket, subprocess, sys, threading, time
+sys.path.insert(0, {str(CHECKOUT / ".ansible" / "collections")!r})
+sys.dont_write_bytecode = True
+import pymysql
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _server, _service
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
+
+STATE = "/root/state"
+os.makedirs(STATE, exist_ok=True)
+
+def connect():
+    return pymysql.connect(unix_socket="/run/mysqld/mysqld.sock", user="root", connect_timeout=2)
+
+def wait_ready():
+    for _attempt in range(600):
+        try:
+            connect().close()
+            return
+        except pymysql.Error:
+            time.sleep(0.05)
+    raise SystemExit("the server does not answer")
+
+def variables():
+    connection = connect()
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW GLOBAL VARIABLES")
+        found = dict(cursor.fetchall())
+    connection.close()
+    return found
+
+def process():
+    return _server.find_process(datadir="/var/lib/mysql/", pid_file="/run/mysqld/mysqld.pid")
+
+def systemctl(*words):
+    return subprocess.run(["systemctl", *words], capture_output=True, text=True).stdout.strip()
+
+def settled():
+    for _attempt in range(600):
+        if systemctl("show", "-P", "SubState", "mariadb") in ("running", "dead", "failed"):
+            return
+        time.sleep(0.05)
+
+def detect(requested="auto", name=None):
+    settled()
+    return _service.detect(process=process(), requested=requested, name=name, variables=variables(),
+                           skip_option="--skip-slave-start", state_dir=STATE)
+
+def again(manager):
+    return _service.from_dict(json.loads(json.dumps(manager.to_dict())))
+
+def stop(manager):
+    # The whole stop, and what the proof says of it.
+    server, values = process(), variables()
+    path = _server.error_log_path(values)
+    mark = _server.mark_error_log(path) if path else None
+    asked = manager.request_stop()
+    if not asked:
+        with connect().cursor() as cursor:
+            cursor.execute("SHUTDOWN")
+    _server.wait_gone(server, 120)
+    manager.wait_stopped(120)
+    proof = _server.prove_clean_stop(family="mariadb", version=(10, 11, 0), process=server, variables=values,
+                                     error_log=mark)
+    return asked, proof
+
+answer = None
+"""
+
+
+class Host:
+    """One container that runs systemd."""
+
+    def __init__(self, image: str, environment: dict[str, str]) -> None:
+        self.name = f"{containers.PREFIX}-service-{uuid.uuid4().hex[:8]}"
+        self._environment = {**os.environ, **environment}
+        self._podman(
+            *("run", "-d", "--name", self.name, "--label", f"{containers.LABEL}={CHECKOUT}", "--systemd=always"),
+            *("-e", "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1", "--memory=1g", "-v", f"{CHECKOUT}:{CHECKOUT}:ro"),
+            *(image, "/sbin/init"),
+        )
+        for _attempt in range(120):
+            if self.shell("systemctl is-system-running --wait").strip() in ("running", "degraded"):
+                break
+            time.sleep(0.5)
+        self.shell("systemctl start mariadb.socket mariadb.service")
+
+    def _podman(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+        done = subprocess.run(
+            ["podman", *arguments],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=self._environment,
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"podman {arguments[0]}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def shell(self, command: str) -> str:
+        return self._podman("exec", self.name, "sh", "-c", command, check=False)
+
+    def python(self, code: str) -> t.Any:
+        """Run the code in a process of its own, which has ended when this returns; its ``answer``."""
+        program = PRELUDE + textwrap.dedent(code) + "\nprint(json.dumps(answer))\n"
+        return json.loads(self._podman("exec", "-i", self.name, "python3", "-", stdin=program).splitlines()[-1])
+
+    def write(self, path: str, text: str) -> None:
+        self._podman("exec", "-i", self.name, "sh", "-c", f'mkdir -p "$(dirname {path})"; cat > {path}', stdin=text)
+
+    def close(self) -> None:
+        for _attempt in range(5):
+            # A container that runs systemd sometimes loses a race while stopping; the next try works.
+            with contextlib.suppress(AssertionError):
+                self._podman("rm", "-f", "-t", "1", self.name)
+                return
+            time.sleep(1)
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    image = os.environ.get("SERVICE_TEST_IMAGE") or containers.ensure_image()
+    made = Host(image, containers.environment())
+    yield made
+    made.close()
+
+
+# The unit as Debian has it since 10.11.19: the server is the last command of a shell's string.
+SHELL_UNIT = """[Service]
+ExecStart=
+ExecStart=/bin/sh -c "set -f; [ ! -e /usr/bin/galera_recovery ] && VAR= || \\
+ VAR=`/usr/bin/galera_recovery`; [ $? -eq 0 ] || exit 1; \\
+ exec /usr/sbin/mariadbd $MYSQLD_OPTS $_WSREP_NEW_CLUSTER $VAR"
+"""
+PLAIN_UNIT = """[Service]
+ExecStart=
+ExecStart=/usr/sbin/mariadbd \\
+  # a comment between the lines
+  --max-connections=50 $MYSQLD_OPTS
+TimeoutStopSec=1
+SendSIGKILL=yes
+Restart=always
+"""
+
+
+@pytest.mark.parametrize("unit", [SHELL_UNIT, PLAIN_UNIT], ids=["shell", "plain"])
+def test_systemd_stops_holds_and_starts(host: Host, unit: str) -> None:
+    host.write("/etc/systemd/system/mariadb.service.d/override.conf", unit)
+    host.write(
+        "/etc/systemd/system/app.service",
+        "[Unit]\nRequires=mariadb.service\nAfter=mariadb.service\n[Service]\nExecStart=/bin/sleep infinity\n",
+    )
+    host.shell("systemctl daemon-reload; systemctl restart mariadb; systemctl start app")
+    seen = host.python(
+        """
+        manager = detect()
+        first = manager.to_dict()
+        held = manager.hold()
+        limit = systemctl("show", "-P", "TimeoutStopUSec", "mariadb"), systemctl("show", "-P", "SendSIGKILL", "mariadb")
+        asked, proof = stop(manager)
+        # Clients that knock at both doors do not wake it.
+        woken = []
+        for _attempt in range(30):
+            for knock in (lambda: socket.create_connection(("127.0.0.1", 3306), 1), connect):
+                try:
+                    knock().close()
+                    woken.append(1)
+                except (OSError, pymysql.Error):
+                    pass
+            time.sleep(0.1)
+        answer = {
+            "manager": first, "held": held, "limit": limit, "asked": asked, "clean": proof.clean,
+            "summary": proof.summary, "woken": woken, "process": process() is not None, "status": manager.status(),
+            "after": manager.to_dict(),
+        }
+        """
+    )
+    assert seen["manager"]["kind"] == "systemd"
+    assert seen["manager"]["wakers"] == ["mariadb.socket"]
+    assert seen["manager"]["dependents"] == ["app.service"]
+    assert len(seen["held"]) == 2
+    assert seen["limit"] == ["infinity", "no"]
+    assert seen["asked"] is True
+    assert seen["clean"], seen["summary"]
+    assert (seen["woken"], seen["process"]) == ([], False)
+    assert seen["status"] == "systemd unit mariadb.service is inactive (dead)"
+
+    seen = host.python(
+        f"""
+        manager = _service.from_dict({seen["after"]!r})
+        manager.start(skip_replication=True)
+        wait_ready()
+        # At once, while the unit may still be running its commands after the start.
+        argv = process().argv
+        failure = manager.failure()
+        after = manager.after_start(), manager.after_start()
+        released = manager.release()
+        settled()
+        answer = {{
+            "argv": argv, "failure": failure, "after": after, "released": released,
+            "active": systemctl("is-active", "mariadb", "mariadb.socket", "app").split(),
+            "limit": systemctl("show", "-P", "TimeoutStopUSec", "mariadb"),
+            "drop_ins": systemctl("show", "-P", "DropInPaths", "mariadb"),
+            "reload": systemctl("show", "-P", "NeedDaemonReload", "mariadb"),
+        }}
+        """
+    )
+    assert seen["argv"][-1] == "--skip-slave-start"
+    assert seen["argv"][0] == "/usr/sbin/mariadbd"
+    assert seen["failure"] is None
+    assert [len(done) for done in seen["after"]] == [1, 0]
+    assert seen["released"] == ["started app.service"]
+    assert seen["active"] == ["active", "active", "active"]
+    assert seen["limit"] == ("1s" if "TimeoutStopSec" in unit else "15min")
+    assert seen["drop_ins"] == "/etc/systemd/system/mariadb.service.d/override.conf"
+    assert seen["reload"] == "no"
+
+    # The next restart by anybody is a normal one, and so is a start that need not skip.
+    seen = host.python(
+        """
+        systemctl("restart", "mariadb")
+        wait_ready()
+        first = process().argv
+        manager = detect()
+        manager.hold()
+        stop(manager)
+        manager.start(skip_replication=False)
+        wait_ready()
+        answer = first, process().argv, systemctl("is-active", "mariadb.socket"), manager.after_start()
+        """
+    )
+    for argv in seen[:2]:
+        assert "--skip-slave-start" not in argv
+    assert seen[2:] == ["active", []]
+
+
+def test_systemd_starts_it_again_by_itself(host: Host) -> None:
+    host.write("/etc/systemd/system/mariadb.service.d/override.conf", "[Service]\nRestart=always\nRestartSec=1s\n")
+    host.shell("systemctl daemon-reload; systemctl restart mariadb")
+    seen = host.python(
+        """
+        manager = detect()
+        server = process()
+        os.kill(server.pid, 9)
+        _server.wait_gone(server, 60)
+        try:
+            manager.wait_stopped(60)
+        except ReplicaBackupError as error:
+            answer = str(error)
+        wait_ready()
+        """
+    )
+    assert "being started again" in seen
+
+
+def test_a_start_that_fails_is_told(host: Host) -> None:
+    seen = host.python(
+        """
+        manager = detect()
+        manager.hold()
+        stop(manager)
+        with open("/etc/mysql/mariadb.conf.d/99-bad.cnf", "w") as stream:
+            stream.write("[mysqld]\\nno-such-option=1\\n")
+        # Without the socket, which would have clients start it over and over.
+        systemctl("stop", "mariadb.socket")
+        manager = _service.from_dict({**manager.to_dict(), "wakers": []})
+        manager.start(skip_replication=True)
+        failure = None
+        while failure is None:
+            failure = manager.failure()
+            time.sleep(0.1)
+        os.unlink("/etc/mysql/mariadb.conf.d/99-bad.cnf")
+        manager.start(skip_replication=True)
+        wait_ready()
+        answer = failure, manager.after_start()
+        """
+    )
+    assert "mariadb.service failed" in seen[0]
+    assert len(seen[1]) == 1
+
+
+LEAVE_SYSTEMD = """
+systemctl stop mariadb.socket mariadb.service; rm -rf /etc/systemd/system/mariadb.service.d
+systemctl daemon-reload
+"""
+
+
+def test_mariadbd_safe_as_root(host: Host) -> None:
+    host.shell(LEAVE_SYSTEMD)
+    # As from a terminal: a session that goes away, in the control group of whatever runs it.
+    host.shell("cd /tmp && API_TOKEN=hidden setsid -f /usr/bin/mariadbd-safe --max-connections=60 >/dev/null 2>&1")
+    seen = host.python(
+        """
+        wait_ready()
+        manager = detect()
+        kind, guardian = manager.kind, manager.to_dict()["guardian"]
+        asked, proof = stop(manager)
+        left = [pid for pid in _server._all_pids() if "mariadbd-safe" in _server._command_name(pid)]
+        answer = {
+            "kind": kind, "guardian": guardian, "asked": asked, "clean": proof.clean, "summary": proof.summary,
+            "left": left, "manager": manager.to_dict(), "held": manager.hold(),
+        }
+        """
+    )
+    assert (seen["kind"], seen["asked"], seen["held"], seen["left"]) == ("mysqld_safe", False, [], [])
+    assert seen["clean"], seen["summary"]
+    assert "hidden" not in json.dumps(seen["manager"])
+    assert seen["guardian"]["argv"][-1] == "--max-connections=60"
+
+    host.python(f"_service.from_dict({seen['manager']!r}).start(skip_replication=True)")
+    # That process is gone now, and its connection with it.
+    seen = host.python(
+        """
+        wait_ready()
+        server = process()
+        guardian = _service._guardian_of(server)
+        answer = server.argv, server.uid, guardian.to_dict(), open(f"/proc/{guardian.pid}/environ").read()
+        with connect().cursor() as cursor:
+            cursor.execute("SHUTDOWN")
+        _server.wait_gone(server, 60)
+        _server.wait_gone(guardian, 60)
+        """
+    )
+    assert "--skip-slave-start" in seen[0] and "--max-connections=60" in seen[0]
+    assert seen[1] != 0
+    assert (seen[2]["uid"], seen[2]["parent_pid"], seen[2]["cwd"]) == (0, 1, "/tmp")
+    assert "hidden" not in seen[3]
+
+
+def test_debians_init_script(host: Host) -> None:
+    host.shell(LEAVE_SYSTEMD)
+    # On a host without systemd the script does the work itself; with it, it hands over.
+    host.shell("mv /run/systemd/system /run/systemd/system.away")
+    try:
+        host.shell("setsid -f /etc/init.d/mariadb start >/dev/null 2>&1 </dev/null")
+        seen = host.python(
+            """
+            wait_ready()
+            while subprocess.run(["/etc/init.d/mariadb", "status"], capture_output=True).returncode != 0:
+                time.sleep(0.2)
+            manager = detect()
+            record = manager.to_dict()
+            asked, proof = stop(manager)
+            again(manager).start(skip_replication=True)
+            wait_ready()
+            server = process()
+            answer = {
+                "record": record, "asked": asked, "clean": proof.clean, "summary": proof.summary,
+                "argv": server.argv, "failure": manager.failure(), "status": manager.status(),
+            }
+            stop(detect())
+            """
+        )
+    finally:
+        host.shell("mv /run/systemd/system.away /run/systemd/system")
+    assert (seen["record"]["kind"], seen["record"]["name"]) == ("sysvinit", "/etc/init.d/mariadb")
+    assert seen["asked"] is False, "the script would use killall -9"
+    assert len(seen["record"]["warnings"]) == 1
+    assert seen["clean"], seen["summary"]
+    assert "--skip-slave-start" in seen["argv"]
+    assert seen["failure"] is None
