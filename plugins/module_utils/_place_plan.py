@@ -286,8 +286,11 @@ def _load_files(facts: ServerFacts, draft: Draft) -> None:
 
 def _tablespaces(facts: ServerFacts, draft: Draft) -> None:
     for path in map(facts.path, facts.dictionary_files):
-        if not draft.has(path):
-            draft.add("tablespaces", os.path.dirname(path), _table_pattern(path))
+        directory, name = os.path.split(path)
+        # MySQL 5.6 keeps temporary tables of sessions in its dictionary.
+        temporary = name.startswith("#sql") and directory in facts.temporary_directories
+        if not temporary and not draft.has(path):
+            draft.add("tablespaces", directory, _table_pattern(path))
 
 
 def _table_pattern(path: str) -> str:

@@ -53,10 +53,10 @@ class Server:
         self.process.wait(60)
 
 
-def _start(root: Path, *extra: str) -> Server:
+def _start(root: Path, *, before: tuple[str, ...] = ()) -> Server:
     user = pwd.getpwuid(os.geteuid()).pw_name
     config = root / "etc" / "my.cnf"
-    arguments = [MARIADBD, f"--defaults-file={config}", f"--user={user}", *extra]
+    arguments = [*before, MARIADBD, f"--defaults-file={config}", f"--user={user}"]
     with open(root / "log" / "error.log", "ab") as log:
         process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     server = Server(root, process)
@@ -284,6 +284,27 @@ def test_the_list_is_taken_again_after_replicated_changes_and_after_the_stop(sca
     (scattered.root / "innodb" / "ibdata1").rename(scattered.root / "innodb" / "gone")
     with pytest.raises(ReplicaBackupError, match="innodb/ibdata1"):
         retake(discovery)
+
+
+def test_a_private_tmp_is_saved_before_the_stop(scattered: Server, tmp_path: Path) -> None:
+    scattered.stop()
+    (scattered.root / "load" / "SQL_LOAD-71-1-1.data").unlink()
+    command = f"mount --make-rprivate / && mount -t tmpfs none '{scattered.root}/load' && exec \"$@\""
+    if subprocess.run(["unshare", "--mount", "sh", "-c", command, "sh", "true"], check=False).returncode:
+        pytest.skip("may not make a mount namespace")
+    hidden = _start(scattered.root, before=("unshare", "--mount", "sh", "-c", command, "sh"))
+    scattered.process = hidden.process
+    name = "SQL_LOAD-71-9-9.data"
+    Path(f"/proc/{hidden.process.pid}/root{scattered.root}/load/{name}").write_text("rows")
+    with scattered.session() as session:
+        _discovery.discover(session, _request(tmp_path))
+        _discovery.refresh(session, SetPaths(str(tmp_path / "spool"), "db1", BACKUP_ID))
+    scattered.stop()
+    discovery, _entries = read_list(SetPaths(str(tmp_path / "spool"), "db1", BACKUP_ID).discovered)
+    (place,) = (place for place in discovery.places if place.name == "load_data")
+    assert place.path == f"{scattered.root}/load"
+    assert Path(place.root(), name).read_text() == "rows"
+    assert _named(retake(discovery))[f"load_data/{name}"].role == "load_data"
 
 
 def test_check_mode_writes_nothing(scattered: Server, tmp_path: Path) -> None:

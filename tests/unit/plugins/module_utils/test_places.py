@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import typing as t
 from dataclasses import replace
 from pathlib import Path
@@ -492,6 +493,7 @@ def test_required_files(root: Path) -> None:
         for name in sorted(("data/db/lost.ibd", "data/db/t.ibd", "data/ibdata1", "data/open.MYD", "stray"))
     )
     assert missing_required(discovery, walk(discovery)) == [f"{root}/data/db/lost.ibd", f"{root}/stray"]
+    assert "tablespaces" not in places(discovery)
 
 
 def test_unknown_open_files_are_told(root: Path) -> None:
@@ -521,6 +523,42 @@ def test_the_servers_view_of_a_path() -> None:
     assert _load_data.server_view("/etc", None) == ("", False)
     assert _load_data.server_view("/etc", os.getpid()) == ("", True)
     assert _load_data.server_view("/nonexistent/dir", os.getpid()) == ("", True)
+
+
+@pytest.fixture
+def apart(root: Path) -> t.Iterator[tuple[int, Path]]:
+    """A process that sees an empty file system where everybody else sees a directory with a file."""
+    touch(root, "apart/file")
+    command = f"mount --make-rprivate / && mount -t tmpfs none '{root}/apart' && echo ready && exec sleep 600"
+    process = subprocess.Popen(["unshare", "--mount", "sh", "-c", command], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        if process.stdout.readline() != b"ready\n":
+            pytest.skip("may not make a mount namespace")
+        yield process.pid, root / "apart"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_server_with_file_systems_of_its_own(root: Path, apart: tuple[int, Path]) -> None:
+    pid, directory = apart
+    inside = f"/proc/{pid}/root{directory}"
+    assert _load_data.server_view(str(directory), pid) == (inside, True)
+    assert _load_data.server_view(str(root), pid) == ("", True)
+    touch(Path(inside), f"SQL_LOAD-{UUID}-1-1.data")
+    discovery = plan_places(facts(root, {"slave_load_tmpdir": str(directory)}, pid=pid))
+    assert f"load_data/SQL_LOAD-{UUID}-1-1.data" in files(discovery)
+    assert "load_data/file" not in files(discovery)
+    touch(root, "apart/ibdata1")
+    with pytest.raises(RefusedError, match="sees another directory"):
+        plan_places(facts(root, {"datadir": str(directory)}, pid=pid))
+
+
+def test_a_process_of_somebody_else_leaves_it_open() -> None:
+    seen: list[tuple[str, bool]] = []
+    _as_nobody(lambda: seen.append(_load_data.server_view("/etc", 1)))
+    assert seen == [("", False)]
 
 
 def test_private_directories_are_found_by_our_own_names() -> None:
