@@ -33,8 +33,9 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._option_f
     read_option_files,
     top_files,
 )
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._place_plan import ServerFacts, plan_places
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._place_plan import plan_places
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery, Locator
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server_facts import ServerFacts
 
 # A statement that ends between two looks (a dropped table, a finished export) is forgiven; what stays is an error.
 _LOOKS = 3

@@ -22,13 +22,14 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._filelist
     missing_required,
     walk,
 )
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._place_plan import ServerFacts, plan_places
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._place_plan import plan_places
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import (
     PLACES,
     Discovery,
     Locator,
     one_of,
 )
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server_facts import ServerFacts
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._side_files import side_files
 
 UUID = "6d2c1c5e-0000-11ee-8c99-0242ac120002"
