@@ -67,7 +67,7 @@ def systemctl(*words):
     return subprocess.run(["systemctl", *words], capture_output=True, text=True).stdout.strip()
 
 def settled():
-    for _attempt in range(600):
+    for _attempt in range(600 if os.path.isdir("/run/systemd/system") else 0):
         if systemctl("show", "-P", "SubState", "mariadb") in ("running", "dead", "failed"):
             return
         time.sleep(0.05)
@@ -287,6 +287,7 @@ def test_systemd_starts_it_again_by_itself(host: Host) -> None:
 
 
 def test_a_start_that_fails_is_told(host: Host) -> None:
+    host.shell("rm -rf /etc/systemd/system/mariadb.service.d; systemctl daemon-reload; systemctl restart mariadb")
     seen = host.python(
         """
         manager = detect()

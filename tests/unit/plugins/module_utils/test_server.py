@@ -160,7 +160,10 @@ def test_what_is_a_server(stand_in: Callable[..., ServerProcess], tmp_path: Path
     assert _server.is_server(replace(process, exe="")) is expected
 
 
-def test_two_servers_are_told_apart_by_their_directory(stand_in: Callable[..., ServerProcess], tmp_path: Path) -> None:
+def test_two_servers_are_told_apart_by_their_directory(
+    stand_in: Callable[..., ServerProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _alone(monkeypatch)
     one, two = stand_in(tmp_path / "one"), stand_in(tmp_path / "two")
     pid_file = tmp_path / "pid"
     pid_file.write_text(f"{two.pid}\n")
