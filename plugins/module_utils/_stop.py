@@ -272,7 +272,8 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     held = plan.manager.hold()
     ledger.data["service"] = plan.manager.to_dict()
     _make_shutdown_clean(session, observed.variables, ledger)
-    error_log = _server.error_log_path(observed.variables)
+    variables = session.variables()
+    error_log = _server.error_log_path(variables)
     mark = _server.mark_error_log(error_log) if error_log else None
     ledger.data["stop_requested"] = True
     ledger.data["window"] = {"stop_requested_mono": time.monotonic(), "held": held}
@@ -288,7 +289,7 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
         family=observed.identity.family,
         version=observed.identity.version,
         process=observed.process,
-        variables=observed.variables,
+        variables=variables,
         error_log=mark,
     )
     ledger.data["clean_stop"] = proof.to_dict()
