@@ -57,8 +57,10 @@ sanity: setup ## ansible-test sanity
 
 unit: setup ## Unit tests, with the branch coverage gate
 	@mkdir -p $(RESULTS)
-	@$(PYTEST) tests/unit --junitxml=$(RESULTS)/unit.xml \
-	    --cov --cov-config=pyproject.toml --cov-report=term-missing:skip-covered --cov-fail-under=90
+	@status=0; \
+	$(PYTEST) tests/unit --junitxml=$(RESULTS)/unit.xml --cov --cov-report= || status=1; \
+	$(CHECK) unit coverage coverage report --show-missing --skip-covered --fail-under=90 || status=1; \
+	exit $$status
 
 integration: setup-tests ## Tests against real servers on this machine
 	@mkdir -p $(RESULTS)

@@ -24,6 +24,7 @@ LAB_RESULTS=$(realpath "$results")
 # Names the layout, so that molecule does not look for another one.
 export MOLECULE_GLOB=$PWD/molecule/*/molecule.yml
 unset ANSIBLE_CONFIG
+[ -t 1 ] || export NO_COLOR=1
 
 command=$1
 shift

@@ -133,12 +133,15 @@ if [ ! -x .venv/bin/python ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; 
                 .cache/uv-venv/bin/python -m pip install -q --disable-pip-version-check uv; } >.cache/uv.log 2>&1 || uv=
         fi
     fi
+    # Like every other program here, uv shall trust what this machine trusts.
+    [ ! -e /etc/ssl/certs/ca-certificates.crt ] || export UV_SYSTEM_CERTS=true UV_NATIVE_TLS=true
     say "Installing Python packages into .venv"
-    if [ -n "$uv" ]; then
-        [ -x .venv/bin/python ] || "$uv" venv -q --seed --no-project -p "$python" .venv
-        "$uv" pip install -q -p .venv/bin/python -r requirements-dev.txt
-    else
-        [ -x .venv/bin/python ] || "$python" -m venv .venv
+    if [ -z "$uv" ] || ! {
+        { [ -x .venv/bin/python ] || "$uv" venv -q --seed --no-project -p "$python" .venv; } &&
+            "$uv" pip install -q -p .venv/bin/python -r requirements-dev.txt
+    } 2>>.cache/uv.log; then
+        # pip is slower, but knows index and proxy settings that uv does not read.
+        [ -x .venv/bin/pip ] || { rm -rf .venv && "$python" -m venv .venv; }
         .venv/bin/python -m pip install -q --disable-pip-version-check -r requirements-dev.txt
     fi
     printf '%s\n' "$wanted" >"$stamp"
