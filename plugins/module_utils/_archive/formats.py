@@ -43,7 +43,6 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
     encode_header,
     padding,
 )
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 
 TAR, ZIP, COPY = "tar", "zip", "copy"
 FORMATS = (TAR, ZIP, COPY)
@@ -385,6 +384,4 @@ def open_output(
         return TarOutput(path, compressor)
     if form == ZIP:
         return ZipOutput(path, None if compression == NONE else (level or 1))
-    if form == COPY:
-        return CopyOutput(path)
-    raise ReplicaBackupError("Unknown archive format", found=form, expected=", ".join(FORMATS))
+    return CopyOutput(path)

@@ -15,7 +15,6 @@ import typing as t
 from dataclasses import asdict, dataclass, field, replace
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
-    _deadman,
     _filelist,
     _ledger,
     _server,
@@ -67,6 +66,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places i
 
 _STOPPED_STEPS = ("stopped", "capture")
 _SEEN_NAME = "seen"
+_FIRED_NAME = "deadman.fired"
 _STOPPED = "stopped by this run, clean; nothing has started it yet"
 _RECOVER = "ansible-playbook mysql_ops.replica_backup.recover --limit HOST"
 
@@ -226,6 +226,18 @@ def _real_directories(paths: SetPaths) -> None:
             )
 
 
+def _fired(state_dir: str) -> dict[str, t.Any] | None:
+    """The record of a dead-man that has fired; read here, so that no database driver is loaded for it."""
+    try:
+        with open(os.path.join(state_dir, _FIRED_NAME), encoding="utf-8") as stream:
+            record = json.load(stream)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        record = None
+    return record if isinstance(record, dict) else {"outcome": "its record is not readable"}
+
+
 class _Guard:
     """What must hold while the files are read: our run's ledger, no server, and a dead-man that has not fired."""
 
@@ -257,7 +269,7 @@ class _Guard:
 
     def check(self) -> None:
         """Raise when the server is, or may be, at work on the files."""
-        fired = _deadman.fired(self._request.state_dir)
+        fired = _fired(self._request.state_dir)
         if fired is not None:
             raise ReplicaBackupError(
                 "The dead-man has started the server, so its files are no cold copy any more",

@@ -5,6 +5,6 @@
 
 from __future__ import annotations
 
-from archive_support import tree
+from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_utils._archive.archive_support import tree
 
 __all__ = ["tree"]

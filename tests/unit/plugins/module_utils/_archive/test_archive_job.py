@@ -18,7 +18,6 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from archive_support import State, look
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _filelist, _ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import compress, job, manifest
@@ -27,6 +26,10 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery, Place
+from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_utils._archive.archive_support import (
+    State,
+    look,
+)
 
 BACKUP_ID = "20260101T000000Z"
 HOST = "db1"
@@ -227,16 +230,16 @@ def server_process(tree: Path, scratch: Path) -> t.Iterator[int]:
         process.wait()
 
 
-REFUSALS: dict[str, tuple[t.Callable[[Site], None], str]] = {
+REFUSALS: dict[str, tuple[t.Callable[[Site], object], str]] = {
     "no ledger": (lambda site: os.unlink(_ledger.ledger_path(str(site.state))), "No server has been stopped"),
     "another backup": (lambda site: set_ledger(site, backup_id="20250101T000000Z"), "No server has been stopped"),
     "another host": (lambda site: set_ledger(site, host="db9"), "No server has been stopped"),
     "server started": (lambda site: set_ledger(site, step="serving"), "step serving"),
     "stop not clean": (lambda site: set_ledger(site, clean_stop={"clean": False}), "not proven clean"),
-    "stop not proven": (lambda site: set_ledger(site, clean_stop=None) or None, "not proven clean"),
-    "dead-man": (lambda site: (site.state / "deadman.fired").write_text('{"fired": "now"}') and None, "dead-man"),
+    "stop not proven": (lambda site: set_ledger(site, clean_stop=None), "not proven clean"),
+    "dead-man": (lambda site: (site.state / "deadman.fired").write_text('{"fired": "now"}'), "dead-man"),
     "no list": (lambda site: os.unlink(site.paths.discovered), "file list cannot be read"),
-    "list damaged": (lambda site: Path(site.paths.discovered).write_text("{}") and None, "damaged"),
+    "list damaged": (lambda site: Path(site.paths.discovered).write_text("{}"), "damaged"),
     "required file": (lambda site: set_ledger(site, required_files=[str(site.tree / "gone.ibd")]), "not complete"),
 }
 
@@ -359,28 +362,48 @@ def exchange(path: Path) -> None:
     os.replace(other, path)
 
 
-CHANGES: dict[str, tuple[str, t.Callable[[Path], t.Any], str]] = {
+def replaced(name: str, make: t.Callable[[Path], object]) -> t.Callable[[Path], None]:
+    """Removes a name and makes something else of it."""
+
+    def act(tree: Path) -> None:
+        (tree / name).unlink()
+        make(tree / name)
+
+    return act
+
+
+def linked_directory(tree: Path) -> None:
+    (tree / "db").rename(tree / "db2")
+    (tree / "db").symlink_to("db2")
+
+
+def came_and_went(tree: Path) -> None:
+    (tree / "x.pid").touch()
+    (tree / "x.pid").unlink()
+
+
+CHANGES: dict[str, tuple[str, t.Callable[[Path], object], str]] = {
     "vanishes": ("ibdata1", lambda tree: (tree / "ibdata1").unlink(), "ibdata1 vanished"),
     "grows": ("ibdata1", lambda tree: (tree / "ibdata1").open("ab").write(b"x"), r"ibdata1 changed .*\(size\)"),
     "is touched": ("ibdata1", lambda tree: os.utime(tree / "ibdata1"), r"ibdata1 changed .*\(mtime_ns\)"),
     "becomes a link": (
         "ibdata1",
-        lambda tree: ((tree / "ibdata1").unlink(), (tree / "ibdata1").symlink_to("/etc/passwd")),
+        replaced("ibdata1", lambda path: path.symlink_to("/etc/passwd")),
         "ibdata1 cannot be read",
     ),
     "becomes a directory": (
         "ibdata1",
-        lambda tree: ((tree / "ibdata1").unlink(), (tree / "ibdata1").mkdir()),
+        replaced("ibdata1", lambda path: path.mkdir()),
         r"ibdata1 changed .*\(type\)",
     ),
     "link changes": (
         "link",
-        lambda tree: ((tree / "link").unlink(), (tree / "link").symlink_to("empty")),
+        replaced("link", lambda path: path.symlink_to("empty")),
         r"link changed .*\((target|mtime_ns)\)",
     ),
     "directory becomes a link": (
         "db/t1.ibd",
-        lambda tree: ((tree / "db").rename(tree / "db2"), (tree / "db").symlink_to("db2")),
+        linked_directory,
         "cannot be read",
     ),
     "directory vanishes": ("db/t1.ibd", lambda tree: shutil.rmtree(tree / "db"), "vanished"),
@@ -394,7 +417,7 @@ CHANGES: dict[str, tuple[str, t.Callable[[Path], t.Any], str]] = {
     "name gone": ("", lambda tree: (tree / "sparse.ibd").unlink(), "sparse.ibd vanished|changed"),
     "server came and went": (
         "",
-        lambda tree: ((tree / "x.pid").touch(), (tree / "x.pid").unlink()),
+        came_and_went,
         r"mysql changed .*\(mtime_ns\)",
     ),
 }

@@ -15,9 +15,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from archive_support import PLACE, Archived, State, archive, look, unpack
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_utils._archive.archive_support import (
+    PLACE,
+    Archived,
+    State,
+    archive,
+    look,
+    unpack,
+)
 
 ROOT = os.geteuid() == 0
 
@@ -152,7 +160,7 @@ NAMES = (
     .filter(lambda raw: raw not in (b".", b".."))
 )
 MOMENTS = st.integers(min_value=0, max_value=4_000_000_000_000_000_000)
-CONTENT = st.one_of(
+CONTENT: st.SearchStrategy[list[tuple[int, bytes]]] = st.one_of(
     st.just([]),
     st.lists(st.tuples(st.integers(0, 300_000), st.binary(min_size=1, max_size=3000)), min_size=1, max_size=4),
 )
@@ -216,7 +224,7 @@ def build(root: Path, nodes: list[Node]) -> None:
         os.utime(path, ns=(moment, moment), follow_symlinks=False)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(nodes=NODES, form=st.sampled_from(["tar", "zip", "copy"]))
 def test_any_tree(nodes: list[Node], form: str) -> None:
     scratch = Path(tempfile.mkdtemp(prefix="archive-"))
