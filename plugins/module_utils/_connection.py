@@ -115,7 +115,7 @@ class Session:
         return next(iter(rows[0].values())) if rows else None
 
     def variables(self) -> dict[str, str]:
-        """``SHOW GLOBAL VARIABLES`` with lower-case names."""
+        """``SHOW GLOBAL VARIABLES`` with lower-case names; NULL is an empty text."""
         return self._named_values("SHOW GLOBAL VARIABLES")
 
     def status(self) -> dict[str, str]:
@@ -123,7 +123,7 @@ class Session:
         return self._named_values("SHOW GLOBAL STATUS")
 
     def _named_values(self, sql: str) -> dict[str, str]:
-        return {str(row["Variable_name"]).lower(): str(row["Value"]) for row in self.query(sql)}
+        return {str(row["Variable_name"]).lower(): str(row["Value"] or "") for row in self.query(sql)}
 
     def shutdown_by_protocol(self) -> None:
         """COM_SHUTDOWN, the way of servers without the SHUTDOWN statement (before MySQL 5.7.9)."""

@@ -57,7 +57,8 @@ def run(module: AnsibleModule, work: t.Callable[[], dict[str, t.Any]], *, needs_
         result = work()
     except ReplicaBackupError as error:
         module.fail_json(**error.to_result())
-    for warning in result.get("warnings", ()):
+    # Ansible puts what was warned of into the result's ``warnings`` itself.
+    for warning in result.pop("warnings", ()):
         module.warn(warning)
     module.exit_json(**result)
 
