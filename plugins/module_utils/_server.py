@@ -197,10 +197,11 @@ def _pid_in(pid_file: str) -> int | None:
 def find_process(*, datadir: str, pid_file: str | None = None) -> ServerProcess | None:
     """The server that works on ``datadir``, or ``None`` when there certainly is none.
 
-    The pid file is only a hint and is checked. Raises ReplicaBackupError when a server process runs whose data
+    The pid file (relative to ``datadir``, as servers name it) is only a hint and is checked. Raises ReplicaBackupError when a server process runs whose data
     directory cannot be found out: unknown is never "not running".
     """
     pids = _all_pids()
+    pid_file = _absolute(pid_file, datadir) if pid_file else None
     hint = _pid_in(pid_file) if pid_file else None
     if hint in pids:
         pids.insert(0, hint)
@@ -572,7 +573,7 @@ def _prove_process(facts: _Stopped) -> tuple[bool | None, str]:
         return False, f"process {facts.process.pid} still runs"
     pid_file = facts.variables.get("pid_file")
     try:
-        other = find_process(datadir=facts.datadir, pid_file=_absolute(pid_file, facts.datadir) if pid_file else None)
+        other = find_process(datadir=facts.datadir, pid_file=pid_file)
     except ReplicaBackupError as error:
         return None, str(error)
     if other is not None:

@@ -231,8 +231,9 @@ def test_without_cwd_and_lock_the_arguments_or_the_pid_file_tell(
         with pytest.raises(ReplicaBackupError, match="cannot be told"):
             _server.find_process(datadir=str(tmp_path / "two"), pid_file=str(pid_file))
     pid_file.write_text(f"{two.pid}\n")
-    found = _server.find_process(datadir=str(tmp_path / "two"), pid_file=str(pid_file))
-    assert found is not None and found.pid == two.pid
+    for name in (str(pid_file), "../pid"):
+        found = _server.find_process(datadir=str(tmp_path / "two"), pid_file=name)
+        assert found is not None and found.pid == two.pid
 
 
 @pytest.mark.parametrize(
