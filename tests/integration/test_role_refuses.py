@@ -1,0 +1,305 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bad input and unfit servers: what the backup playbook says, and that nothing was touched."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import typing as t
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.mysql_ops.replica_backup.tests.lab.fleet import Fleet
+from ansible_collections.mysql_ops.replica_backup.tests.lab.local import REPLICATION_PASSWORD, REPLICATION_USER, Server
+from ansible_collections.mysql_ops.replica_backup.tests.lab.playbook import Run, run_playbook, write_inventory
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+
+
+def flat(output: str) -> str:
+    """The output without the line breaks that YAML puts into long messages."""
+    return " ".join(output.split())
+
+
+def everything(fleet: Fleet) -> dict[str, tuple[float, int]]:
+    """Time and size of every file below spool, state and destination."""
+    found = {}
+    for name in ("spool", "state", "backups"):
+        for path in (fleet.root / name).rglob("*"):
+            status = path.lstat()
+            found[str(path)] = (status.st_mtime, status.st_size if path.is_file() else 0)
+    return found
+
+
+def standing(server: Server) -> tuple[list[int], object]:
+    """Processes of a server and whether it replicates."""
+    channel = server.channel()
+    return server.pids(), None if channel is None else channel.replicating
+
+
+@contextlib.contextmanager
+def untouched(fleet: Fleet, *, files: bool = False) -> Iterator[None]:
+    """The servers stay the same processes, threads included; with ``files`` no file changes either."""
+    servers = [server for server in fleet.topology.servers if server.is_running()]
+    before = {server.name: standing(server) for server in servers}
+    logs = {server.name: server.error_log.stat().st_size for server in servers}
+    there = everything(fleet)
+    yield
+    assert {server.name: standing(server) for server in servers} == before
+    for server in servers:
+        assert "hutdown" not in server.error_log.read_text(errors="replace")[logs[server.name] :]
+    if files:
+        assert everything(fleet) == there
+    assert not list((fleet.root / "state").rglob("ledger.json"))
+    assert set((fleet.root / "spool").rglob("data*")) <= {Path(path) for path in there}
+
+
+def backup(fleet: Fleet, inventory: Path | None = None, *arguments: str, **extra_vars: t.Any) -> Run:
+    variables = {f"replica_backup_{name}": value for name, value in extra_vars.items()}
+    return run_playbook("backup", inventory or fleet.inventory(), *arguments, extra_vars=variables)
+
+
+# -- what was asked for --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [(), ("--limit", "replica1")])
+def test_unknown_host_group(fleet: Fleet, arguments: tuple[str, ...]) -> None:
+    with untouched(fleet, files=True):
+        run = backup(fleet, None, *arguments, hosts="no_such_group")
+    assert run.status == 2
+    assert 'replica_backup_hosts is "no_such_group", which names no host of this inventory' in flat(run.output)
+    assert "Nothing has been touched" in run.output
+
+
+def test_limit_that_leaves_nobody(fleet: Fleet) -> None:
+    inventory = fleet.inventory()
+    text = inventory.read_text().replace('"children": {', '"hosts": {"other": {}}, "children": {', 1)
+    inventory.write_text(text)
+    run = backup(fleet, inventory, "--limit", "other")
+    assert run.status == 2
+    assert "--limit leaves none of them" in flat(run.output)
+
+
+def test_empty_inventory_is_not_green(fleet: Fleet) -> None:
+    run = backup(fleet, write_inventory(fleet.root / "empty.yml", {"all": {}}))
+    assert run.status == 2
+    assert "names no host of this inventory" in flat(run.output)
+
+
+@pytest.mark.parametrize("serial", [0, "0", "-1", "many", "by_source", "0%", "101%", "1,,2", [1, 0], "1.5"])
+def test_serial_that_is_none(fleet: Fleet, serial: object) -> None:
+    with untouched(fleet, files=True):
+        run = backup(fleet, None, "--limit", "replica2", serial=serial)
+    assert run.status == 2
+    assert "Accepted are a number from 1, a percentage from 1% to 100%, or a list of them" in flat(run.output)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"format": "rar"}, "value of replica_backup_format must be one of: tar, zip, copy, got: rar"),
+        ({"fetch": "s3:bucket"}, "value of replica_backup_fetch must be one of: controller, none"),
+        ({"capture": "snapshot"}, "value of replica_backup_capture must be one of: auto, cold"),
+        ({"max_lag": "soon"}, "replica_backup_max_lag"),
+        ({"id": "yesterday"}, "The backup id is not usable"),
+    ],
+)
+def test_values_that_do_not_exist(fleet: Fleet, variables: dict[str, str], message: str) -> None:
+    with untouched(fleet, files=True):
+        run = backup(fleet, None, **variables)
+    assert run.status == 2
+    assert message in flat(run.output)
+    assert "replica2" not in run.output.partition("PLAY RECAP")[2]
+
+
+# -- where the set shall go ----------------------------------------------------------------------------------------
+
+
+def test_destination_not_writable(fleet: Fleet) -> None:
+    (fleet.root / "file").write_text("")
+    with untouched(fleet, files=True):
+        run = backup(fleet, dest=str(fleet.root / "file" / "backups"))
+    assert run.status == 2
+    assert "on the controller is not writable" in flat(run.output)
+    assert "variable replica_backup_dest" in flat(run.output)
+
+
+def test_backup_id_exists_at_the_destination(fleet: Fleet) -> None:
+    backup_id = "20250101T000000Z"
+    (fleet.backups / "replica1" / backup_id).mkdir(parents=True)
+    with untouched(fleet, files=True):
+        run = backup(fleet, None, "--limit", "replica1", id=backup_id)
+    assert run.status == 2
+    assert f"Backup id {backup_id} exists at the destination" in flat(run.output)
+
+
+def test_backup_id_exists_on_the_replica(fleet: Fleet) -> None:
+    backup_id = "20250102T000000Z"
+    there = fleet.root / "spool" / "replica1" / "replica1" / backup_id
+    there.mkdir(parents=True)
+    (there / "manifest.json").write_text("{}")
+    with untouched(fleet):
+        run = backup(fleet, None, "--limit", "replica1", id=backup_id)
+    assert run.status == 2
+    assert f"Backup id {backup_id} exists on the replica" in flat(run.output)
+    assert (there / "manifest.json").read_text() == "{}"
+
+
+@contextlib.contextmanager
+def mounted(path: Path, options: str) -> Iterator[Path]:
+    path.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def test_spool_below_a_file(fleet: Fleet) -> None:
+    (fleet.root / "plain").write_text("")
+    with untouched(fleet):
+        run = backup(fleet, None, "--limit", "replica1", spool_dir=str(fleet.root / "plain" / "spool"))
+    assert run.status == 2
+    assert str(fleet.root / "plain") in flat(run.output)
+    assert "server restored: yes" in run.output
+    assert "backup usable: no" in run.output
+
+
+@pytest.mark.parametrize("check", [(), ("--check",)])
+def test_spool_whose_parent_is_missing(fleet: Fleet, check: tuple[str, ...]) -> None:
+    spool = fleet.root / "not" / "there"
+    with untouched(fleet):
+        run = backup(fleet, None, "--limit", "replica1", *check, spool_dir=str(spool))
+    assert run.status == 2
+    assert f"{spool.parent} does not exist" in flat(run.output)
+    assert "server restored: yes, it was not stopped" in flat(run.output)
+    assert not spool.parent.exists()
+
+
+@needs_root
+def test_spool_read_only(fleet: Fleet) -> None:
+    with mounted(fleet.root / "readonly", "ro") as spool, untouched(fleet):
+        run = backup(fleet, None, "--limit", "replica1", spool_dir=str(spool))
+    assert run.status == 2
+    assert f"{spool} is not writable (permissions or a read-only file system)" in flat(run.output)
+
+
+@needs_root
+@pytest.mark.parametrize("check", [(), ("--check",)])
+def test_spool_on_too_small_a_file_system(fleet: Fleet, check: tuple[str, ...], tmp_path: Path) -> None:
+    with mounted(tmp_path / "small", "size=8m") as spool, untouched(fleet):
+        run = backup(fleet, None, "--limit", "replica1", *check, spool_dir=str(spool))
+        assert list(spool.iterdir()) == []
+    assert run.status == 2
+    assert "replica_backup_space_factor" in flat(run.output)
+
+
+# -- servers that are not to be stopped ----------------------------------------------------------------------------
+
+
+def test_wrong_login(fleet: Fleet) -> None:
+    with untouched(fleet):
+        run = backup(fleet, None, "--limit", "replica1", login_user="nobody_known", login_password="wr0ng-secret")
+    assert run.status == 2
+    assert "replica_backup_login_" in flat(run.output)
+    assert "running, untouched" in flat(run.output)
+    assert "wr0ng-secret" not in run.output
+
+
+def test_not_a_replica(fleet: Fleet) -> None:
+    lonely = fleet.topology.add("lonely")
+    lonely.start()
+    try:
+        with untouched(fleet):
+            run = backup(fleet, fleet.inventory(lonely))
+        assert lonely.is_running()
+    finally:
+        lonely.stop()
+    assert run.status == 2
+    assert "replica" in flat(run.output)
+    assert "nothing relaxes this rule" in flat(run.output)
+
+
+def test_a_source(fleet: Fleet) -> None:
+    with untouched(fleet):
+        run = backup(fleet, fleet.inventory(fleet.source))
+    assert run.status == 2
+    assert "backup usable: no" in run.output
+
+
+def test_a_replica_with_replicas_of_its_own(fleet: Fleet) -> None:
+    below = fleet.topology.add("below")
+    below.start()
+    middle = fleet.replicas[0]
+    try:
+        fleet.topology.flavor.forget_history(below.query)
+        fleet.topology.flavor.follow(
+            below.query, host="127.0.0.1", port=middle.port, user=REPLICATION_USER, password=REPLICATION_PASSWORD
+        )
+        fleet.topology.wait_caught_up(below)
+        with untouched(fleet):
+            run = backup(fleet, None, "--limit", middle.name)
+    finally:
+        below.stop()
+    assert run.status == 2
+    assert "replica_backup_allow_connected_replicas" in flat(run.output)
+
+
+def test_a_stopped_thread(fleet: Fleet) -> None:
+    replica = fleet.replicas[0]
+    replica.query("STOP SLAVE SQL_THREAD")
+    try:
+        with untouched(fleet):
+            run = backup(fleet, None, "--limit", replica.name)
+    finally:
+        replica.query("START SLAVE SQL_THREAD")
+    assert run.status == 2
+    assert "replica_backup_allow_stopped_channels" in flat(run.output)
+
+
+@needs_root
+def test_archive_tool_missing(fleet: Fleet) -> None:
+    """An interpreter that sees no xz: bound over by something that cannot be run, in a mount namespace of its own."""
+    wrapper = fleet.root / "python-without-xz"
+    inside = f'mount --bind /dev/null /usr/bin/xz && exec {sys.executable} "$@"'
+    wrapper.write_text(f"#!/bin/sh\nexec unshare -m --propagation private sh -c '{inside}' x \"$@\"\n")
+    wrapper.chmod(0o755)
+    inventory = fleet.inventory(ansible_python_interpreter=str(wrapper))
+    with untouched(fleet):
+        run = backup(fleet, inventory, "--limit", "replica1", compression="xz")
+    assert run.status == 2
+    assert "xz" in flat(run.output)
+    assert "replica_backup_compression" in flat(run.output)
+
+
+def test_server_down_before_the_run(fleet: Fleet) -> None:
+    replica = fleet.replicas[1]
+    replica.stop()
+    try:
+        with untouched(fleet):
+            run = backup(fleet, None, "--limit", replica.name)
+        assert not replica.is_running()
+    finally:
+        replica.start()
+        fleet.topology.wait_caught_up(replica)
+    assert run.status == 2
+    assert "a server that was down before the run is not ours to start" in flat(run.output)
+
+
+# -- check mode ----------------------------------------------------------------------------------------------------
+
+
+def test_check_mode_changes_nothing_and_says_what_would_happen(fleet: Fleet) -> None:
+    with untouched(fleet, files=True):
+        run = backup(fleet, None, "--check")
+    assert run.status == 0
+    for server in fleet.replicas:
+        assert f"of {server.name}: check mode, nothing was touched" in flat(run.output)
+    assert "would run: arm the dead-man" in flat(run.output)
+    assert "would archive: " in run.output
