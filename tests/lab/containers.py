@@ -50,7 +50,7 @@ def ensure_image() -> str:
             subprocess.run([str(_BUILD), building, f"{IMAGE_LABEL}={SUITE}"], check=True, stdin=subprocess.DEVNULL)
             # Tagged last: a build that was cut off leaves no name that looks finished.
             _podman("tag", building, name)
-            _podman("untag", building)
+            _podman("untag", building, building)
             for old in _images():
                 # Without force: one that a container still uses stays.
                 if name not in old.split():

@@ -12,7 +12,7 @@ cd "$(dirname "$0")/../.."
 results=$1 scenario=$2
 shift 2
 [ $# -gt 0 ] || set -- test
-mkdir -p "$results" .test/molecule/"$scenario"
+mkdir -p "$results" ".test/molecule/$scenario"
 
 export PATH=$PWD/.venv/bin:$PATH:/usr/sbin:/sbin
 export ANSIBLE_COLLECTIONS_PATH=$PWD/.ansible/collections:$PWD/.cache/colls

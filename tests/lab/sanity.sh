@@ -9,7 +9,7 @@
 # the files (committed or not, ignored ones left out) are laid into one.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-results=$PWD/$1
+results=$(realpath -m "$1")
 shift
 mkdir -p "$results"
 checkout=$PWD
