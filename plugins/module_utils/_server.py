@@ -197,8 +197,9 @@ def _pid_in(pid_file: str) -> int | None:
 def find_process(*, datadir: str, pid_file: str | None = None) -> ServerProcess | None:
     """The server that works on ``datadir``, or ``None`` when there certainly is none.
 
-    The pid file (relative to ``datadir``, as servers name it) is only a hint and is checked. Raises ReplicaBackupError when a server process runs whose data
-    directory cannot be found out: unknown is never "not running".
+    The pid file is only a hint and is checked; a relative name counts from ``datadir``, as for the server. Raises
+    ReplicaBackupError when a server process runs whose data directory cannot be found out: unknown is never
+    "not running".
     """
     pids = _all_pids()
     pid_file = _absolute(pid_file, datadir) if pid_file else None

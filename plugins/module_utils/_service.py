@@ -41,6 +41,8 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _COMMAND_TIMEOUT = 60.0
 _SCRIPT_TIMEOUT = 120.0
 _POLL = 0.2
+# A server that has just been executed is not yet in its data directory and so not yet recognised.
+_GRACE = 10.0
 _OUTPUT_NAME = "service-output.log"
 
 # What a server may inherit when it is started again by hand: where its libraries, its options and its temporary
@@ -88,7 +90,7 @@ class ServiceManager(t.Protocol):
         """Ask for a start. With ``skip_replication`` no replication thread starts, whatever the configuration."""
 
     def failure(self) -> str | None:
-        """Why a start that was asked for will not succeed any more, ``None`` while it may."""
+        """Why a start that this object asked for will not succeed any more; ``None`` while it may."""
 
     def after_start(self) -> list[str]:
         """Once the server answers: make the next start by anybody a normal one. Idempotent."""
@@ -691,7 +693,8 @@ class _Unmanaged:
     guardian: ServerProcess | None = None
     skip_supported: bool = True
     warnings: tuple[str, ...] = ()
-    _started: int | None = field(default=None, compare=False)
+    _started: int | None = field(default=None, compare=False, repr=False)
+    _ended_at: float | None = field(default=None, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, t.Any]:
         return {
@@ -728,7 +731,8 @@ class _Unmanaged:
     def failure(self) -> str | None:
         if self._started is None or _server.read_process(self._started) is not None:
             return None
-        if _is_running(self.datadir, self.pid_file):
+        self._ended_at = self._ended_at or time.monotonic()
+        if not _given_up(self._ended_at, self.datadir, self.pid_file):
             return None
         return f"'{shlex.join(self.launch.argv)}' ended by itself{_last_lines(self._output())}"
 
@@ -751,6 +755,11 @@ def _is_running(datadir: str, pid_file: str | None) -> bool:
     except ReplicaBackupError:
         # Cannot be told. The server's own locks keep a second one out, so a start does no harm.
         return False
+
+
+def _given_up(ended_at: float, datadir: str, pid_file: str | None) -> bool:
+    """Whether the start command has been over for long enough without a server to be seen."""
+    return not _is_running(datadir, pid_file) and time.monotonic() - ended_at >= _GRACE
 
 
 def _process_status(what: str, datadir: str, pid_file: str | None) -> str:
@@ -792,6 +801,7 @@ class _SysVinit:
     guardian: ServerProcess | None = None
     warnings: tuple[str, ...] = ()
     kind: str = "sysvinit"
+    _ended_at: float | None = field(default=None, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, t.Any]:
         return {
@@ -836,11 +846,12 @@ class _SysVinit:
         limit = time.monotonic() + _SCRIPT_TIMEOUT
         while _server.read_process(pid) is not None and time.monotonic() < limit:
             if _is_running(self.datadir, self.pid_file):
-                return
+                break
             time.sleep(_POLL)
+        self._ended_at = time.monotonic()
 
     def failure(self) -> str | None:
-        if _is_running(self.datadir, self.pid_file):
+        if self._ended_at is None or not _given_up(self._ended_at, self.datadir, self.pid_file):
             return None
         return f"'{self.name} start' brought up no server{_last_lines(self._output)}"
 

@@ -498,7 +498,10 @@ def test_a_server_started_by_hand_comes_back_as_it_was(
 
 
 @needs_server
-def test_a_server_that_does_not_come_up_tells_why(real: RealServer, tmp_path: Path) -> None:
+def test_a_server_that_does_not_come_up_tells_why(
+    real: RealServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_service, "_GRACE", 0.1)
     real.start()
     process = _find(real)
     manager = _detect(real, tmp_path)
@@ -809,7 +812,10 @@ def test_a_script_that_kills_is_not_used_for_the_stop(
     with pytest.raises(ReplicaBackupError, match="does not hand options on"):
         manager.start(skip_replication=True)
     init_script.write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
+    assert manager.failure() is None, "nobody asked it to start"
     manager.start(skip_replication=False)
+    assert manager.failure() is None, "a server may still appear"
+    monkeypatch.setattr(_service, "_GRACE", 0)
     failure = manager.failure()
     assert failure is not None and "no room" in failure
 
