@@ -65,8 +65,8 @@ class Dialect:
         return self.version >= ((10, 0, 4) if self._mariadb else (5, 7, 9))
 
     @property
-    def has_super_read_only(self) -> bool:
-        return not self._mariadb and self.version >= (5, 7, 8)
+    def has_group_replication(self) -> bool:
+        return not self._mariadb and self.version >= (5, 7, 17)
 
     @property
     def open_temp_tables_status(self) -> tuple[str, ...]:
@@ -76,12 +76,6 @@ class Dialect:
     @property
     def parallel_workers_variables(self) -> tuple[str, ...]:
         return ("replica_parallel_workers", "slave_parallel_workers")
-
-    @property
-    def own_log_position(self) -> str:
-        if not self._mariadb and self.version >= (8, 2, 0):
-            return "SHOW BINARY LOG STATUS"
-        return "SHOW MASTER STATUS"
 
     @property
     def can_leave_applier_gaps(self) -> bool:
@@ -108,7 +102,7 @@ class Dialect:
         return f"{verb} {self._word} {name}", ()
 
     def repository_kind(self, variables: t.Mapping[str, str], which: str) -> str:
-        """"FILE" or "TABLE" for ``which`` = "connection" (master.info) or "applier" (relay-log.info)."""
+        """ "FILE" or "TABLE" for ``which`` = "connection" (master.info) or "applier" (relay-log.info)."""
         name = {"connection": "master_info_repository", "applier": "relay_log_info_repository"}[which]
         if self._mariadb:
             return "FILE"

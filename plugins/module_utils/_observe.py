@@ -166,6 +166,6 @@ def observe(session: Session, login: Login) -> Observed:
         variables=variables,
         channels=channels,
         connected_replicas=None if connected is None else tuple(connected),
-        cluster=_replication.cluster_membership(session, variables),
+        cluster=_replication.cluster_membership(session, dialect, variables),
         process=process,
     )

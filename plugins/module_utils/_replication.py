@@ -10,7 +10,7 @@ import time
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import QueryError, Session
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Session
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect, neutral
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 
@@ -475,18 +475,14 @@ def connected_replicas(session: Session, *, threads_running: bool) -> list[str] 
     return sorted(f"{row['User']}@{row['Host']}" for row in rows if str(row.get("Command")).startswith("Binlog Dump"))
 
 
-def cluster_membership(session: Session, variables: t.Mapping[str, str]) -> str | None:
+def cluster_membership(session: Session, dialect: Dialect, variables: t.Mapping[str, str]) -> str | None:
     """ "Galera" or "group replication" when this server is a member, else None."""
     if variables.get("wsrep_on", "OFF").upper() == "ON" and variables.get("wsrep_provider", "none") not in ("", "none"):
         return "Galera"
-    try:
-        rows = session.query(
-            "SELECT MEMBER_STATE FROM performance_schema.replication_group_members"
-            " WHERE MEMBER_STATE NOT IN ('', 'OFFLINE')"
-        )
-    except QueryError as error:
-        # 1146 no such table, 1109 unknown table, 1142 no right to read it: only the last leaves doubt.
-        if error.code == 1142:
-            raise
+    if not dialect.has_group_replication:
         return None
+    rows = session.query(
+        "SELECT MEMBER_STATE FROM performance_schema.replication_group_members"
+        " WHERE MEMBER_STATE NOT IN ('', 'OFFLINE')"
+    )
     return "group replication" if rows else None

@@ -58,24 +58,19 @@ def test_gaps_are_filled_by_mysql_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dialect", "skip", "statement", "super_read_only", "own"),
+    ("dialect", "skip", "statement", "groups"),
     [
-        (MARIADB, "--skip-slave-start", True, False, "SHOW MASTER STATUS"),
-        (MYSQL_56, "--skip-slave-start", False, False, "SHOW MASTER STATUS"),
-        (MYSQL_57, "--skip-slave-start", True, True, "SHOW MASTER STATUS"),
-        (Dialect("mysql", (8, 0, 25)), "--skip-slave-start", True, True, "SHOW MASTER STATUS"),
-        (Dialect("mysql", (8, 0, 26)), "--skip-replica-start", True, True, "SHOW MASTER STATUS"),
-        (MYSQL_97, "--skip-replica-start", True, True, "SHOW BINARY LOG STATUS"),
+        (MARIADB, "--skip-slave-start", True, False),
+        (MYSQL_56, "--skip-slave-start", False, False),
+        (MYSQL_57, "--skip-slave-start", True, True),
+        (Dialect("mysql", (8, 0, 25)), "--skip-slave-start", True, True),
+        (Dialect("mysql", (8, 0, 26)), "--skip-replica-start", True, True),
+        (MYSQL_97, "--skip-replica-start", True, True),
     ],
 )
-def test_words_that_changed(dialect: Dialect, skip: str, statement: bool, super_read_only: bool, own: str) -> None:
-    found = (
-        dialect.skip_start_option,
-        dialect.has_shutdown_statement,
-        dialect.has_super_read_only,
-        dialect.own_log_position,
-    )
-    assert found == (skip, statement, super_read_only, own)
+def test_words_that_changed(dialect: Dialect, skip: str, statement: bool, groups: bool) -> None:
+    found = (dialect.skip_start_option, dialect.has_shutdown_statement, dialect.has_group_replication)
+    assert found == (skip, statement, groups)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _replication
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import QueryError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import (
@@ -319,22 +318,12 @@ def test_connected_replicas(processes: str, running: bool, expected: list[str] |
         assert found == expected
 
 
-class Failing:
-    def __init__(self, code: int) -> None:
-        self._code = code
-
-    def query(self, sql: str, args: t.Sequence[t.Any] | None = None) -> list[dict[str, t.Any]]:
-        raise QueryError("refused", self._code)
-
-
 def test_cluster_membership() -> None:
     galera = {"wsrep_on": "ON", "wsrep_provider": "/usr/lib/libgalera_smm.so"}
     unused = {"wsrep_on": "ON", "wsrep_provider": "none"}
-    assert _replication.cluster_membership(session([]), galera) == "Galera"
-    assert _replication.cluster_membership(session([]), unused) is None
-    assert _replication.cluster_membership(session([{"MEMBER_STATE": "ONLINE"}]), {}) == "group replication"
-    without_table: t.Any = Failing(1146)
-    assert _replication.cluster_membership(without_table, {}) is None
-    without_right: t.Any = Failing(1142)
-    with pytest.raises(QueryError):
-        _replication.cluster_membership(without_right, {})
+    mysql = Dialect("mysql", (8, 4, 0))
+    online = session([{"MEMBER_STATE": "ONLINE"}])
+    assert _replication.cluster_membership(session([]), MARIADB, galera) == "Galera"
+    assert _replication.cluster_membership(online, MARIADB, unused) is None
+    assert _replication.cluster_membership(session([]), mysql, {}) is None
+    assert _replication.cluster_membership(online, mysql, {}) == "group replication"

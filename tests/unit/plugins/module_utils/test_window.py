@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -291,6 +292,32 @@ def test_open_temporary_tables_are_waited_for(place: Place) -> None:
         closer.join()
     _start.start(place.start_request())
     _start.start(place.start_request(close=True))
+
+
+def test_the_documented_account_is_enough_and_its_password_stays_secret(place: Place, topology: Topology) -> None:
+    """The GRANT of the README for MariaDB, word by word."""
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    statements = re.search(r"MariaDB 10\.5 and newer:\n\n```sql\n(.*?)```", readme, re.S)
+    assert statements
+    secret = "documented-but-secret"
+    for statement in statements[1].replace("'...'", f"'{secret}'").split(";"):
+        if statement.strip():
+            topology.source.query(statement)
+    topology.wait_caught_up()
+    login = dataclasses.replace(place.login, user="backup", password=secret)
+    try:
+        stopped = _stop.stop(place.stop_request(login=login))
+        armed = Path(place.state, "deadman.login")
+        assert armed.stat().st_mode & 0o777 == 0o600
+        captured = job.capture(job.Request(paths=place.paths, state_dir=place.state))
+        started = _start.start(place.start_request(login=login))
+        job.publish(job.Request(paths=place.paths, state_dir=place.state))
+        closed = _start.start(place.start_request(login=login, close=True))
+        assert secret not in f"{stopped} {captured} {started} {closed}"
+        for path in (*Path(place.state).rglob("*"), Path(place.paths.manifest), Path(place.paths.sums)):
+            assert secret.encode() not in path.read_bytes(), path
+    finally:
+        topology.source.query("DROP USER backup@localhost")
 
 
 class _When(threading.Thread):
