@@ -67,6 +67,15 @@ def armed(state_dir: str) -> dict[str, t.Any] | None:
     return record if isinstance(record, dict) else None
 
 
+def login_of_armed(state_dir: str) -> Login | None:
+    """The login that the dead-man would use, or None when none is armed."""
+    try:
+        with open(os.path.join(state_dir, _LOGIN), encoding="utf-8") as handle:
+            return Login.from_dict(json.load(handle))
+    except FileNotFoundError:
+        return None
+
+
 def arm(state_dir: str, login: Login, seconds: float) -> dict[str, t.Any]:
     """Let the server be started in ``seconds`` from now unless ``disarm`` comes first.
 
@@ -251,8 +260,10 @@ def fire(state_dir: str, *, attempts: int = _ATTEMPTS, pause: float = _PAUSE) ->
     ledger = _ledger.load(state_dir)
     if ledger is None:
         return 0
-    with open(os.path.join(state_dir, _LOGIN), encoding="utf-8") as handle:
-        login = replace(Login.from_dict(json.load(handle)), connect_timeout=10)
+    login = login_of_armed(state_dir)
+    if login is None:
+        return 0
+    login = replace(login, connect_timeout=10)
     record: dict[str, t.Any] = {"fired": _ledger.utc(), "run_id": ledger.run_id, "outcome": "under way"}
     path = os.path.join(state_dir, _FIRED)
     # The record comes first: whoever archives must see it before the server touches its files.

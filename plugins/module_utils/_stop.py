@@ -284,7 +284,7 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
         else:
             session.shutdown_by_protocol()
     waited = _server.wait_gone(observed.process, request.shutdown_timeout)
-    plan.manager.wait_stopped(max(10.0, request.shutdown_timeout - waited))
+    plan.manager.wait_stopped(min(120.0, max(10.0, request.shutdown_timeout - waited)))
     proof = _server.prove_clean_stop(
         family=observed.identity.family,
         version=observed.identity.version,

@@ -54,6 +54,13 @@ options:
     description: Threads of the compressor where it has any; 0 takes one for each CPU.
     type: int
     default: 0
+  start_server:
+    description:
+      - Start the server the moment the capture stands, or has failed, with threads as before (O(state=captured) and
+        O(state=present)). M(mysql_ops.replica_backup.mysql_replica_start) then only waits for catch-up.
+      - Needs PyMySQL; logs in as M(mysql_ops.replica_backup.mysql_replica_stop) did.
+    type: bool
+    default: false
   times:
     description:
       - Start and end (UTC) of further steps, for the manifest, used with O(state=published) and O(state=present).
@@ -92,6 +99,16 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+server_restored:
+  description: Whether the server runs again, threads as before.
+  returned: with O(start_server=true)
+  type: bool
+  sample: true
+start_error:
+  description: Why it does not; empty when it does.
+  returned: with O(start_server=true)
+  type: str
+  sample: ""
 set_dir:
   description: Directory of the set on the replica.
   returned: success
@@ -158,7 +175,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _module
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _handover, _module
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 
@@ -178,6 +195,7 @@ def argument_spec() -> dict[str, t.Any]:
         "compression": {"type": "str", "choices": ["none", "gzip", "zstd", "lz4", "xz"], "default": "zstd"},
         "compression_level": {"type": "int"},
         "compression_threads": {"type": "int", "default": 0},
+        "start_server": {"type": "bool", "default": False},
         "times": {"type": "dict", "default": {}},
     }
 
@@ -193,15 +211,20 @@ def work(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
         times=params["times"] or {},
     )
     state = params["state"]
-    outcome = job.plan(request, state) if check_mode else _WORK[state](request)
-    return outcome.to_result()
+    if check_mode:
+        return job.plan(request, state).to_result()
+    if params["start_server"] and state in ("captured", "present"):
+        captured, started = _handover.capture_then_start(lambda: job.capture(request), request.state_dir)
+        outcome = captured if state == "captured" else job.publish(request)
+        return {**outcome.to_result(), **started}
+    return _WORK[state](request).to_result()
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
     # A module that is told to end must not leave half an archive behind.
     signal.signal(signal.SIGTERM, _end)
-    _module.run(module, lambda: work(module.params, module.check_mode), needs_pymysql=False)
+    _module.run(module, lambda: work(module.params, module.check_mode), needs_pymysql=module.params["start_server"])
 
 
 def _end(number: int, _frame: t.Any) -> t.NoReturn:

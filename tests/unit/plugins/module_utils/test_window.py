@@ -24,6 +24,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _bringback,
     _connection,
     _deadman,
+    _handover,
     _ledger,
     _observe,
     _start,
@@ -318,6 +319,50 @@ def test_the_documented_account_is_enough_and_its_password_stays_secret(place: P
             assert secret.encode() not in path.read_bytes(), path
     finally:
         topology.source.query("DROP USER backup@localhost")
+
+
+def test_the_server_comes_back_the_moment_the_capture_stands(place: Place) -> None:
+    _stop.stop(place.stop_request())
+    request = job.Request(paths=place.paths, state_dir=place.state)
+    outcome, started = _handover.capture_then_start(lambda: job.capture(request), place.state)
+    assert outcome.parts
+    assert started == {"server_restored": True, "start_error": ""}
+    assert states(place.replica) == ("Yes", "Yes")
+    assert _handover.start_now(place.state) == started
+    job.publish(request)
+    _start.start(place.start_request(close=True))
+
+
+def test_the_server_comes_back_when_the_capture_fails(place: Place) -> None:
+    _stop.stop(place.stop_request())
+    missing = job.Request(paths=dataclasses.replace(place.paths, host="other"), state_dir=place.state)
+    with pytest.raises(RefusedError) as caught:
+        _handover.capture_then_start(lambda: job.capture(missing), place.state)
+    assert caught.value.facts["server_restored"] is True
+    assert states(place.replica) == ("Yes", "Yes")
+    _start.start(place.start_request(recover=True))
+
+
+def test_a_start_that_fails_does_not_spoil_the_capture(place: Place) -> None:
+    _stop.stop(place.stop_request())
+    request = job.Request(paths=place.paths, state_dir=place.state)
+    config = place.replica.config.read_text(encoding="utf-8")
+    place.replica.config.write_text(config + "no_such_setting = 1\n", encoding="utf-8")
+    try:
+        outcome, started = _handover.capture_then_start(lambda: job.capture(request), place.state)
+    finally:
+        place.replica.config.write_text(config, encoding="utf-8")
+    assert outcome.parts
+    assert started["server_restored"] is False
+    assert "no_such_setting" in started["start_error"]
+    _start.start(place.start_request())
+    _deadman.disarm(place.state)
+    ledger = _ledger.load(place.state)
+    assert ledger is not None
+    ledger.begin("stopped")
+    assert "not armed" in _handover.start_now(place.state)["start_error"]
+    job.publish(request)
+    _start.start(place.start_request(close=True))
 
 
 class _When(threading.Thread):
