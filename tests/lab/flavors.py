@@ -120,6 +120,7 @@ class MariaDB:
             "--auth-root-authentication-method=normal",
             "--skip-test-db",
             "--skip-name-resolve",
+            "--force",  # whether or not this machine can look up its own name
             "--innodb-log-file-size=16M",
         ]
         if os.geteuid() == 0:
