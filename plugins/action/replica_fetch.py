@@ -207,10 +207,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             size = sum(item.bytes for item in items)
             method = offered["offer"]["method"]
             try:
-                with for_transfer(self._connection, is_ssh=self._connection.transport == "ssh"):
-                    self._transfer(landing, items, missing, offered["offer"])
-                    if offered["tree"]:
-                        size += self._transfer_tree(landing, offered)
+                self._transfer(landing, items, missing, offered["offer"])
+                if offered["tree"]:
+                    size += self._transfer_tree(landing, offered)
                 return method, size
             except _TransferError as error:
                 offered = self._slower(method, error)
@@ -298,7 +297,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
 
     def _fetch_file(self, source: str, path: str) -> None:
         try:
-            self._connection.fetch_file(source, path)
+            # Only here: the modules in between go over the user's own connection, which is open already.
+            with for_transfer(self._connection, is_ssh=self._connection.transport == "ssh"):
+                self._connection.fetch_file(source, path)
         except AnsibleConnectionFailure:
             raise
         except (AnsibleError, OSError) as error:
@@ -314,8 +315,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         landing.prepare(size)
         while True:
             try:
-                with for_transfer(self._connection, is_ssh=self._connection.transport == "ssh"):
-                    path = self._get_manifest(landing, manifest, offered["offer"])
+                path = self._get_manifest(landing, manifest, offered["offer"])
                 break
             except _TransferError as error:
                 offered = self._slower(offered["offer"]["method"], error)
