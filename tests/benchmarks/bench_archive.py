@@ -66,16 +66,17 @@ def run(scratch: Path, mib: int, rounds: int, compression: str) -> dict[str, obj
             check=True,
         )
 
-    times = measure.side_by_side({"ours": ours, "peer": peer}, rounds)
-    medians = measure.medians(times)
+    costs = measure.side_by_side({"ours": ours, "peer": peer}, rounds)
+    medians = measure.medians(costs)
     archive = next((spool / "bench").rglob("data.tar*"))
     return {
         "benchmark": "archive_throughput",
         "peer": "tar | zstd -1 -T2, synced" if pipe else "tar, synced",
-        "ratio": round(medians["ours"] / medians["peer"], 3),
+        "ratio": round(medians["ours"].wall / medians["peer"].wall, 3),
+        "cpu_ratio": round(medians["ours"].cpu / medians["peer"].cpu, 3),
         "bar": _BAR[compression],
-        "medians_seconds": medians,
-        "rounds_seconds": times,
+        "medians_seconds": {name: one._asdict() for name, one in medians.items()},
+        "rounds_seconds": {name: [one._asdict() for one in values] for name, values in costs.items()},
         "data": {
             "bytes": mib * data.MIB,
             "files": files,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import threading
@@ -24,6 +25,7 @@ def machine() -> dict[str, t.Any]:
     return {
         "cpu": cpu,
         "cpus": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg()[0],
         "memory_bytes": memory,
         "kernel": platform.release(),
         "python": platform.python_version(),
@@ -40,26 +42,42 @@ def _first_line(argv: list[str]) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()[0].strip("* ")
 
 
-def wall(work: t.Callable[[], object]) -> float:
-    """Seconds that ``work`` takes."""
+class Cost(t.NamedTuple):
+    """Seconds on the clock, and seconds of all CPUs together: the second hardly depends on who else is at work."""
+
+    wall: float
+    cpu: float
+
+
+def cost(work: t.Callable[[], object]) -> Cost:
+    """What ``work`` takes; it must do everything in child processes that it waits for."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
     work()
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Cost(round(seconds, 4), round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, 4))
 
 
-def side_by_side(ways: t.Mapping[str, t.Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def side_by_side(ways: t.Mapping[str, t.Callable[[], object]], rounds: int) -> dict[str, list[Cost]]:
     """Every way once a round, so that a slow minute of the machine hits them all; the first round only warms up."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    costs: dict[str, list[Cost]] = {name: [] for name in ways}
     for number in range(rounds + 1):
         for name, work in ways.items():
-            seconds = wall(work)
+            one = cost(work)
             if number:
-                times[name].append(round(seconds, 4))
-    return times
+                costs[name].append(one)
+    return costs
 
 
-def medians(times: t.Mapping[str, list[float]]) -> dict[str, float]:
-    return {name: round(statistics.median(values), 4) for name, values in times.items()}
+def medians(costs: t.Mapping[str, list[Cost]]) -> dict[str, Cost]:
+    return {
+        name: Cost(
+            round(statistics.median(one.wall for one in values), 4),
+            round(statistics.median(one.cpu for one in values), 4),
+        )
+        for name, values in costs.items()
+    }
 
 
 class PeakMemory(threading.Thread):
