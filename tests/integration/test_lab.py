@@ -75,18 +75,24 @@ def test_stop_start_and_crash(fleet: Fleet) -> None:
     fleet.topology.wait_caught_up(replica)
 
 
-def test_everything_ends_with_the_topology(make_fleet: t.Callable[..., Fleet]) -> None:
-    fleet = make_fleet(replicas=1)
+def test_everything_ends_with_the_topology(make_fleet: t.Callable[..., Fleet], tmp_path: Path) -> None:
+    fleet = make_fleet(replicas=1, region=tmp_path)
     root = fleet.topology.root
-    stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", f"--state={root}/x"])
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    strangers = [subprocess.Popen([*sleep, f"--state={root}/x"]), subprocess.Popen([*sleep, str(tmp_path / "y")])]
+    bystander = subprocess.Popen([*sleep, f"{tmp_path}-not-ours/y"])
     try:
+        assert scratch.living_owner(root) == os.getpid()
         assert len(processes.naming(root)) == 3
         fleet.topology.close()
-        assert processes.naming(root) == []
-        assert stranger.wait(timeout=10) != 0
+        assert processes.naming(root) == processes.naming(tmp_path) == []
+        assert [stranger.wait(timeout=10) for stranger in strangers] == [-9, -9]
+        assert bystander.poll() is None
         assert not root.exists()
     finally:
-        stranger.kill()
+        for process in (*strangers, bystander):
+            process.kill()
+            process.wait()
 
 
 def test_scratch_elsewhere_when_the_servers_cannot_get_there(tmp_path: Path) -> None:

@@ -135,13 +135,16 @@ def main() -> int:
     """Run the demo and clean up after it; only the sets and the inventory stay."""
     began = time.monotonic()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    if other := scratch.living_owner(DEMO / "servers"):
+        say(f"Another demo of this checkout is running (process {other}); nothing was touched.")
+        return 1
     if DEMO.exists():
         scratch.remove(DEMO / "servers")
         shutil.rmtree(DEMO)
     DEMO.mkdir(mode=0o755)
     status = 0
     try:
-        with Topology(DEMO / "servers", separate_logs=(False, True)) as topology:
+        with Topology(DEMO / "servers", separate_logs=(False, True), region=DEMO) as topology:
             try:
                 demo(topology)
             except Failed as failure:

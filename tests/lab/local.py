@@ -283,10 +283,11 @@ class Topology:
         separate_logs: Sequence[bool] = (),
         settings: Mapping[str, str] | None = None,
         replica_settings: Mapping[str, str] | None = None,
+        region: Path | None = None,
     ) -> None:
         self.flavor: Flavor = flavor or MariaDB()
         self.wanted = root
-        self.root = scratch.create(root)
+        self.root = scratch.create(root, region=region)
         self._next_id = 1
         self.source = self._make("source", settings=settings)
         self.replicas = [

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -42,8 +43,10 @@ def server_account() -> Account:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
 
 
-def create(wanted: Path) -> Path:
+def create(wanted: Path, *, region: Path | None = None) -> Path:
     """Make a scratch directory for servers at ``wanted``, or elsewhere with a link at ``wanted``.
+
+    Whatever names a path below ``region`` (default: the directory itself) is ended when this is removed.
 
     Elsewhere (below /var/tmp) when the account of the servers may not pass through ``wanted``, as in root's
     home, or when the path is too long for a socket.
@@ -59,16 +62,25 @@ def create(wanted: Path) -> Path:
         wanted.symlink_to(root)
     root.chmod(0o755)
     pid = os.getpid()
-    owner = {"checkout": str(CHECKOUT), "pid": pid, "start_ticks": processes.start_ticks(pid)}
+    owner = {
+        "checkout": str(CHECKOUT),
+        "pid": pid,
+        "start_ticks": processes.start_ticks(pid),
+        "region": str(region or root),
+    }
     (root / _OWNER).write_text(json.dumps(owner), encoding="utf-8")
     return root
 
 
 def remove(path: Path) -> None:
     """End every process that names the directory (or the one it links to), unmount and delete it."""
-    for root in (path, path.resolve()):
-        processes.end(processes.naming(root))
     target = path.resolve()
+    regions = [path, target]
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        regions.append(Path(json.loads((target / _OWNER).read_text(encoding="utf-8"))["region"]))
+    # Again until nothing is found: what brings servers back may have started one in between.
+    while found := [pid for region in regions for pid in processes.naming(region)]:
+        processes.end(found)
     for mount_point in _mounts_below(target):
         subprocess.run(["umount", "--lazy", str(mount_point)], check=False)
     if path.is_symlink():
@@ -96,9 +108,18 @@ def abandoned(*, everything: bool) -> Iterator[Path]:
         mine = owner["checkout"] == str(CHECKOUT)
         if not mine and Path(owner["checkout"]).exists():
             continue
-        in_use = owner["start_ticks"] is not None and processes.start_ticks(owner["pid"]) == owner["start_ticks"]
-        if not in_use or (mine and everything):
+        if living_owner(path) is None or (mine and everything):
             yield path
+
+
+def living_owner(path: Path) -> int | None:
+    """Return the process that made a scratch directory and still runs, None when there is none."""
+    try:
+        owner = json.loads((path / _OWNER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    ticks = processes.start_ticks(owner["pid"])
+    return owner["pid"] if ticks is not None and ticks == owner["start_ticks"] else None
 
 
 def _may_pass(directory: Path, account: Account) -> bool:
