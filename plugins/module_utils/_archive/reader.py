@@ -69,6 +69,7 @@ class Reader(t.Protocol):
     """Iterate over members; take ``data`` of a regular file (not of a further name) before the next one."""
 
     def __iter__(self) -> t.Iterator[Member]: ...
+
     def data(self) -> Data:
         """Offset and bytes, ascending; what is left out is zeros. A view is good until the next one is taken."""
 
