@@ -87,13 +87,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             return {"changed": bool(self._ask("release").get("changed"))}
         dest = self._args["dest"]
         far = SetPaths(self._args["spool_dir"], self._args["host"], self._args["backup_id"])
-        near = SetPaths(os.path.abspath(dest), far.host, far.backup_id) if dest else None
+        near = SetPaths(os.path.abspath(dest or "."), far.host, far.backup_id)
         if state == "ready":
-            if near is not None:
+            if dest:
                 _landing.check_destination(near, may_write=not self._task.check_mode)
             self._ask("ready")
             return {"changed": False}
-        assert near is not None  # required_if
         return self._fetch(near)
 
     def _fetch(self, near: SetPaths) -> dict[str, t.Any]:

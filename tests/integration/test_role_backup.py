@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import signal
 import subprocess
+import time
 import typing as t
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ansible_collections.mysql_ops.replica_backup.tests.integration.test_role_refuses import (
     backup,
@@ -23,7 +28,7 @@ from ansible_collections.mysql_ops.replica_backup.tests.integration.test_role_re
 )
 from ansible_collections.mysql_ops.replica_backup.tests.lab.fleet import Fleet
 from ansible_collections.mysql_ops.replica_backup.tests.lab.local import Server
-from ansible_collections.mysql_ops.replica_backup.tests.lab.playbook import Run, run_playbook
+from ansible_collections.mysql_ops.replica_backup.tests.lab.playbook import Run, environment, run_playbook
 
 MakeFleet = Callable[..., Fleet]
 
@@ -123,7 +128,7 @@ def test_left_on_the_replica(fleet: Fleet, tmp_path: Path) -> None:
 def test_disk_full_while_archiving(make_fleet: MakeFleet, tmp_path: Path) -> None:
     fleet = make_fleet(replicas=2)
     second = standing(fleet.replicas[1])
-    with mounted(tmp_path / "small", "size=16m") as spool:
+    with mounted(tmp_path / "small", "size=24m") as spool:
         run = backup(fleet, None, spool_dir=str(spool), space_factor="0", compression="none")
         left = [path for path in spool.rglob("*") if path.is_file()]
     assert run.status == 2
@@ -143,22 +148,67 @@ def test_disk_full_while_archiving(make_fleet: MakeFleet, tmp_path: Path) -> Non
 
 
 @needs_root
-def test_tolerated_losses_and_the_gate(make_fleet: MakeFleet, tmp_path: Path) -> None:
-    fleet = make_fleet(replicas=2)
+def test_the_gate_stops_the_next_batch_and_a_tolerated_loss_does_not(make_fleet: MakeFleet, tmp_path: Path) -> None:
+    fleet = make_fleet(replicas=3)
+    first, second, third = fleet.replicas
     inventory = fleet.inventory()
     content = json.loads(inventory.read_text())
-    with mounted(tmp_path / "small", "size=16m") as spool:
-        bad = content["all"]["children"]["mysql_replicas"]["hosts"]["replica1"]
-        bad.update(
+    with mounted(tmp_path / "small", "size=24m") as spool:
+        content["all"]["children"]["mysql_replicas"]["hosts"][first.name].update(
             replica_backup_spool_dir=str(spool), replica_backup_space_factor=0, replica_backup_compression="none"
         )
-        # A third batch would come: the bad host shares its batch with nobody, so serial 1 alone would stop the play.
         inventory.write_text(json.dumps(content))
-        run = backup(fleet, inventory, serial="100%")
-    assert run.status == 2
-    assert replicates(fleet.replicas[0])
-    assert not fleet.set_directories(fleet.replicas[0])
-    assert len(fleet.set_directories(fleet.replicas[1])) == 1
+        run = backup(fleet, inventory, serial="2")
+        assert run.status == 2
+        assert f"Stopped before this batch ({third.name}), whose hosts have not been touched." in flat(run.output)
+        assert f"Lost before: {first.name}." in flat(run.output)
+        assert [len(fleet.set_directories(replica)) for replica in fleet.replicas] == [0, 1, 0]
+        run = backup(fleet, inventory, serial="1, 1", tolerated_losses="1")
+        # With one host in it a batch is lost as a whole, and Ansible itself ends the play.
+        assert run.status == 2
+        run = backup(fleet, inventory, serial=[2, "100%"], tolerated_losses="1")
+        assert run.status == 2
+        assert [len(fleet.set_directories(replica)) for replica in fleet.replicas] == [0, 2, 1]
+    assert all(replicates(replica) for replica in (first, second, third))
+
+
+def test_a_killed_controller(make_fleet: MakeFleet) -> None:
+    """Nobody is left to start the server but the dead-man on the replica; recover tells what happened."""
+    fleet = make_fleet(replicas=1)
+    (replica,) = fleet.replicas
+    command = ["ansible-playbook", "-i", str(fleet.inventory()), "mysql_ops.replica_backup.backup"]
+    variables = environment()
+    controller = subprocess.Popen(
+        [*command, "-e", "replica_backup_downtime_budget=25"],
+        executable=shutil.which("ansible-playbook", path=variables["PATH"]),
+        env=variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for(lambda: not replica.is_running())
+    finally:
+        os.killpg(controller.pid, signal.SIGKILL)
+        controller.wait()
+    wait_for(replica.is_running)
+    replica.wait_ready()
+    wait_for(lambda: replicates(replica))
+    assert not fleet.set_directories(replica)
+    run = recover(fleet, take_over="true")
+    assert run.status == 0, run.output
+    assert "The dead-man fired at" in flat(run.output)
+    assert replicates(replica)
+    assert leftovers(fleet) == []
+    assert backup(fleet).status == 0
+
+
+def wait_for(condition: Callable[[], bool], timeout: float = 90) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
 
 
 @needs_root
@@ -276,8 +326,6 @@ def test_recover_fails_where_the_server_cannot_start(make_fleet: MakeFleet) -> N
 
 
 def test_every_variable_is_documented_with_its_default() -> None:
-    import yaml
-
     role = Path(__file__).parent.parent.parent / "roles" / "replica_backup"
     specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]
     documented = {name: option["default"] for entry in specs.values() for name, option in entry["options"].items()}

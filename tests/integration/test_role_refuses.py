@@ -92,7 +92,7 @@ def test_empty_inventory_is_not_green(fleet: Fleet) -> None:
     assert "names no host of this inventory" in flat(run.output)
 
 
-@pytest.mark.parametrize("serial", [0, "0", "-1", "many", "by_source", "0%", "101%", "1,,2", [1, 0], "1.5"])
+@pytest.mark.parametrize("serial", [0, "0", "-1", "many", "by_source", "0%", "101%", "1,,2", "1 2", [1, 0], "1.5"])
 def test_serial_that_is_none(fleet: Fleet, serial: object) -> None:
     with untouched(fleet, files=True):
         run = backup(fleet, None, "--limit", "replica2", serial=serial)
