@@ -12,6 +12,8 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
+import threading
 import time
 import typing as t
 from dataclasses import dataclass, replace
@@ -69,6 +71,11 @@ def bring_back(ledger: Ledger, login: Login, limits: BringBackLimits) -> Brought
 
     Raises ReplicaBackupError with the state the server is in.
     """
+    with _uninterrupted():
+        return _bring_back(ledger, login, limits)
+
+
+def _bring_back(ledger: Ledger, login: Login, limits: BringBackLimits) -> BroughtBack:
     manager = _service.from_dict(ledger.data["service"])
     actions: list[str] = []
     warnings: list[str] = []
@@ -106,6 +113,25 @@ def bring_back(ledger: Ledger, login: Login, limits: BringBackLimits) -> Brought
 def _in_words(threads: Threads) -> str:
     words = {True: "running", False: "stopped"}
     return f"'{threads.name}' receiver {words[threads.io]}, applier {words[threads.applier]}"
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> t.Iterator[None]:
+    """A polite signal to end must not leave the server half way up; what is under way is bounded by its own limits."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # A handler, not SIG_IGN: a child would inherit that, and mysqld_safe could never be told to end.
+    before = {number: signal.signal(number, _ignore) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ignore(_number: int, _frame: t.Any) -> None:
+    pass
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 import typing as t
 
 from ansible.module_utils.basic import missing_required_lib
@@ -53,6 +54,9 @@ def run(module: AnsibleModule, work: t.Callable[[], dict[str, t.Any]], *, needs_
     """Call ``work`` and end the module with its result, or with the facts of the error that it raised."""
     if needs_pymysql and PYMYSQL_ERROR is not None:
         module.fail_json(msg=missing_required_lib("PyMySQL"), exception=PYMYSQL_ERROR)
+    # A module that is told to end puts back what it has touched: the signal becomes an exception.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
     try:
         result = work()
     except ReplicaBackupError as error:
@@ -61,6 +65,10 @@ def run(module: AnsibleModule, work: t.Callable[[], dict[str, t.Any]], *, needs_
     for warning in result.pop("warnings", ()):
         module.warn(warning)
     module.exit_json(**result)
+
+
+def _end(number: int, _frame: t.Any) -> t.NoReturn:
+    raise SystemExit(128 + number)
 
 
 def state_argument_spec() -> dict[str, t.Any]:

@@ -170,7 +170,6 @@ times:
   type: dict
 """
 
-import signal
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
@@ -222,13 +221,7 @@ def work(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
 
 def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec(), supports_check_mode=True)
-    # A module that is told to end must not leave half an archive behind.
-    signal.signal(signal.SIGTERM, _end)
     _module.run(module, lambda: work(module.params, module.check_mode), needs_pymysql=module.params["start_server"])
-
-
-def _end(number: int, _frame: t.Any) -> t.NoReturn:
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -141,7 +141,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors i
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._module import run
 
-_SLOW_BYTES_PER_SECOND = 8 * 1024 * 1024
+# How slow a transfer may be before another run may take this one for dead; too generous would keep recover waiting.
+_SLOW_BYTES_PER_SECOND = 32 * 1024 * 1024
 _SPARE_SECONDS = 300.0
 
 

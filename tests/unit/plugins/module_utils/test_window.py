@@ -365,6 +365,19 @@ def test_a_start_that_fails_does_not_spoil_the_capture(place: Place) -> None:
     _start.start(place.start_request(close=True))
 
 
+def test_a_polite_signal_does_not_interrupt_the_start(place: Place) -> None:
+    _stop.stop(place.stop_request())
+    shooter = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    handler = signal.signal(signal.SIGTERM, lambda number, frame: pytest.fail("the signal came through"))
+    try:
+        shooter.start()
+        assert _start.start(place.start_request())["server_restored"]
+        shooter.join()
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    _start.start(place.start_request(close=True))
+
+
 class _When(threading.Thread):
     """Does something as soon as the ledger says that the stop was asked for."""
 
