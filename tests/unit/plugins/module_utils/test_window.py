@@ -378,50 +378,45 @@ def test_a_polite_signal_does_not_interrupt_the_start(place: Place) -> None:
     _start.start(place.start_request(close=True))
 
 
-class _When(threading.Thread):
-    """Does something as soon as the ledger says that the stop was asked for."""
+def _once_asked_to_stop(monkeypatch: pytest.MonkeyPatch, action: t.Callable[[], None]) -> None:
+    """Do something right after the server was asked to shut down, while it is at it."""
+    real = _stop._send_shutdown
 
-    def __init__(self, state: str, action: t.Callable[[], None]) -> None:
-        super().__init__(daemon=True)
-        self._state = state
-        self._action = action
-        self.start()
+    def send(session: t.Any) -> None:
+        real(session)
+        action()
 
-    def run(self) -> None:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            ledger = _ledger.load(self._state)
-            if ledger is not None and ledger.data.get("stop_requested"):
-                self._action()
-                return
-            time.sleep(0.001)
+    monkeypatch.setattr(_stop, "_send_shutdown", send)
 
 
-def test_a_server_that_is_killed_while_stopping_is_no_backup_and_comes_back(place: Place) -> None:
+def test_a_server_that_is_killed_while_stopping_is_no_backup_and_comes_back(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pid = place.replica.pids()[0]
     # What the kernel's out-of-memory killer does to a stopping server.
-    killer = _When(place.state, lambda: os.kill(pid, signal.SIGKILL))
+    _once_asked_to_stop(monkeypatch, lambda: os.kill(pid, signal.SIGKILL))
     with pytest.raises(ReplicaBackupError) as caught:
         _stop.stop(place.stop_request())
-    killer.join()
     assert caught.value.facts["rule"] == "clean_stop"
     assert caught.value.facts["server_restored"] is True
     assert states(place.replica) == ("Yes", "Yes")
     assert _ledger.load(place.state) is None
 
 
-def test_a_slow_shutdown_is_waited_for_beyond_the_limit_before_the_start(place: Place) -> None:
+def test_a_slow_shutdown_is_waited_for_beyond_the_limit_before_the_start(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pid = place.replica.pids()[0]
+    goes_on = threading.Timer(4, lambda: os.kill(pid, signal.SIGCONT))
 
     def hold() -> None:
         os.kill(pid, signal.SIGSTOP)
-        time.sleep(4)
-        os.kill(pid, signal.SIGCONT)
+        goes_on.start()
 
-    holder = _When(place.state, hold)
+    _once_asked_to_stop(monkeypatch, hold)
     with pytest.raises(ReplicaBackupError) as caught:
         _stop.stop(place.stop_request(shutdown_timeout=2.5))
-    holder.join()
+    goes_on.join()
     assert "server_restored" in caught.value.facts
     if not caught.value.facts["server_restored"]:
         assert _start.start(place.start_request(recover=True))["server_restored"]
