@@ -57,12 +57,33 @@ def _check_datadir(facts: ServerFacts) -> None:
             expected="the directory that the variable datadir names; the module has to run on the server's own host",
             rule="datadir",
         )
+    _check_next_start(facts)
     elsewhere, _certain = _load_data.server_view(facts.datadir, facts.pid)
     if elsewhere:
         raise RefusedError(
             f"The server sees another directory under {facts.datadir} than this module",
             found=f"process {facts.pid} has its own file systems (a container or a private mount)",
             expected="a module that runs where the server runs",
+            rule="datadir",
+        )
+
+
+def _check_next_start(facts: ServerFacts) -> None:
+    """Refuse while the option files would bring up the server on another data directory, or on none.
+
+    A server whose groups carry a suffix (mysqld_multi, ``mysqld@NAME`` units) reads groups that are not read here.
+    """
+    configured = facts.options.get("datadir")
+    if not configured or "defaults_group_suffix" in facts.options:
+        return
+    found = fs.absolute(configured, facts.datadir)
+    if fs.real(found) != fs.real(facts.datadir):
+        raise RefusedError(
+            "The server would not come back on its data: its option files name another data directory than it uses now",
+            found=f"datadir = {configured}" + ("" if fs.is_directory(found) else ", which does not exist"),
+            expected=f"{facts.datadir}, the directory that the running server uses",
+            server_state="running, untouched",
+            next_command=f"correct datadir in {', '.join(facts.option_files) or 'the option files'}",
             rule="datadir",
         )
 

@@ -218,6 +218,19 @@ def test_run_time_flags_are_put_back_and_lost_settings_are_named(place: Place) -
     _start.start(place.start_request(close=True))
 
 
+def test_option_files_that_name_a_datadir_that_does_not_exist_are_refused(place: Place) -> None:
+    config = place.replica.config.read_text(encoding="utf-8")
+    place.replica.config.write_text(config + "datadir = /no/such/datadir\n", encoding="utf-8")
+    try:
+        with pytest.raises(RefusedError, match=r"/no/such/datadir, which does not exist") as caught:
+            _stop.stop(place.stop_request())
+    finally:
+        place.replica.config.write_text(config, encoding="utf-8")
+    assert caught.value.server_state == "running, untouched"
+    assert str(place.replica.config) in str(caught.value)
+    assert _ledger.load(place.state) is None
+
+
 def test_a_source_is_refused(place: Place) -> None:
     login = Login(user="root", unix_socket=str(place.topology.source.socket), config_file=None)
     with pytest.raises(RefusedError) as caught:
