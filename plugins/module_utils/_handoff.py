@@ -289,7 +289,7 @@ def _reachable(directory: str, uid: int) -> bool:
     if uid == os.geteuid():
         return True
     child = os.fork()
-    if child == 0:
+    if child == 0:  # pragma: no cover - another process
         status = 1
         try:
             try:
@@ -356,7 +356,7 @@ def _unlink(path: str) -> None:
 
 @dataclass(frozen=True)
 class Range:
-    """``length`` bytes from ``offset`` of one file of the set; ``length`` -1 is the rest, within the limit."""
+    """``length`` bytes from ``offset`` of one file of the set."""
 
     name: str
     offset: int

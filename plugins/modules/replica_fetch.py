@@ -35,7 +35,7 @@ options:
     type: str
   dest:
     description:
-      - Directory on the controller. It is created when its parent exists.
+      - Directory on the controller. It is created with mode 0700, with what is missing above it.
       - Needed with O(state=fetched). Without it O(state=ready) looks at the replica alone.
     type: path
   state:
