@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import typing as t
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -123,9 +124,15 @@ class MariaDB:
             "--force",  # whether or not this machine can look up its own name
             "--innodb-log-file-size=16M",
         ]
+        # Not the shared /tmp: a server that starts removes every "#sql" file it finds in its tmpdir.
+        temporary = Path(tempfile.mkdtemp(dir=datadir.parent))
+        if os.geteuid() == 0:
+            os.chown(temporary, account.uid, account.gid)
+        command.append(f"--tmpdir={temporary}")
         if os.geteuid() == 0:
             command.append(f"--user={account.name}")
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        shutil.rmtree(temporary)
         if done.returncode != 0:
             raise RuntimeError(f"{command[0]} failed ({done.returncode}):\n{done.stdout}{done.stderr}")
 

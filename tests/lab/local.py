@@ -65,6 +65,7 @@ class Server:
         self.datadir = self.directory / "data"
         self.binlog_directory = self.directory / "binlog" if separate_logs else self.datadir
         self.relay_log_directory = self.directory / "relay" if separate_logs else self.datadir
+        self.tmpdir = self.directory / "tmp"
         self.socket = self.directory / "mysqld.sock"
         self.pid_file = self.directory / "mysqld.pid"
         self.error_log = self.directory / "error.log"
@@ -77,7 +78,7 @@ class Server:
     def create(self, template: Path | None = None) -> None:
         """Make the directories, the configuration file and, from ``template`` if given, the data directory."""
         self.directory.mkdir()
-        for directory in (self.datadir, self.binlog_directory, self.relay_log_directory):
+        for directory in (self.datadir, self.binlog_directory, self.relay_log_directory, self.tmpdir):
             directory.mkdir(exist_ok=True)
             self._give(directory)
         self._give(self.directory)
@@ -92,6 +93,8 @@ class Server:
         """Return every setting of the configuration file."""
         return {
             "datadir": str(self.datadir),
+            # Not the shared /tmp: a server that starts removes every "#sql" file it finds in its tmpdir.
+            "tmpdir": str(self.tmpdir),
             "socket": str(self.socket),
             "pid_file": str(self.pid_file),
             "log_error": str(self.error_log),
