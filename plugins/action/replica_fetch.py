@@ -182,7 +182,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         except (ValueError, IndexError):
             raise ReplicaBackupError(
                 "The login user's number is not known",
-                found=repr(answer.get("stdout")),
+                found=repr(answer.get("stdout") or answer.get("stderr")),
                 expected="a number from 'id -u'",
             ) from None
 
