@@ -55,7 +55,7 @@ lint: setup ## ansible-lint (production), ruff, mypy, yamllint, changelog
 sanity: setup ## ansible-test sanity
 	@tests/lab/sanity.sh $(RESULTS)
 
-unit: setup ## Unit tests, with the branch coverage gate
+unit: setup-tests ## Unit tests, with the branch coverage gate
 	@mkdir -p $(RESULTS)
 	@status=0; \
 	$(PYTEST) tests/unit --junitxml=$(RESULTS)/unit.xml --cov --cov-report= || status=1; \

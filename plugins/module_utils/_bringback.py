@@ -82,13 +82,15 @@ def _bring_back(ledger: Ledger, login: Login, limits: BringBackLimits) -> Brough
     ready_mono = None
     with _start_lock(ledger.state_dir, limits.start):
         running = _wait_for_running_or_gone(ledger, login, limits.stop)
+        error_log = ledger.data["server"].get("error_log")
+        mark = _server.mark_error_log(error_log) if error_log else None
         if not running:
             threads = wanted_threads(ledger)
             skip = not all(item.io and item.applier for item in threads)
             manager.start(skip_replication=skip)
             actions.append(f"started the server through {manager.kind} {manager.name}".rstrip())
         # Also for a server that somebody else started a moment ago: it may not answer yet.
-        answered = _wait_until_it_answers(ledger, login, manager, limits.start)
+        answered = _wait_until_it_answers(ledger, login, manager, mark, limits.start)
         if not running:
             ready_mono = answered
         actions += manager.after_start()
@@ -191,7 +193,13 @@ def _wait_for_running_or_gone(ledger: Ledger, login: Login, limit: float) -> boo
         time.sleep(_POLL)
 
 
-def _wait_until_it_answers(ledger: Ledger, login: Login, manager: _service.ServiceManager, limit: float) -> float:
+def _wait_until_it_answers(
+    ledger: Ledger,
+    login: Login,
+    manager: _service.ServiceManager,
+    mark: _server.ErrorLogMark | None,
+    limit: float,
+) -> float:
     """Monotonic time at which the server answered."""
     deadline = time.monotonic() + limit
     seen = False
@@ -211,7 +219,7 @@ def _wait_until_it_answers(ledger: Ledger, login: Login, manager: _service.Servi
         if now >= deadline or failure is not None or gave_up or never_came:
             raise ReplicaBackupError(
                 "The server does not come up",
-                found=f"{failure or manager.status()}; last lines of the error log: {_log_tail(ledger)}",
+                found=f"{(failure or manager.status()).splitlines()[0]}; the error log says: {_log_words(mark)}",
                 expected=f"an answer within {limit:g} s at {login.where()}",
                 server_state="down" if process is None else f"starting (process {process.pid})",
                 next_command=f"read the error log, start the server by hand ({manager.kind} {manager.name}), "
@@ -220,17 +228,16 @@ def _wait_until_it_answers(ledger: Ledger, login: Login, manager: _service.Servi
         time.sleep(_POLL)
 
 
-def _log_tail(ledger: Ledger) -> str:
-    path = ledger.data["server"].get("error_log")
-    if not path:
-        return "(not in a file)"
+def _log_words(mark: _server.ErrorLogMark | None) -> str:
+    """What the server's error log says since ``mark``: its errors, and how it ends."""
+    if mark is None:
+        return "(not in a file that can be read)"
     try:
-        with open(path, "rb") as handle:
-            handle.seek(max(0, os.fstat(handle.fileno()).st_size - 2000))
-            lines = handle.read().decode("utf-8", "replace").splitlines()
+        lines = [line for line in _server.error_log_since(mark).splitlines() if line.strip()]
     except OSError as error:
         return f"(cannot be read: {error.strerror})"
-    return " / ".join(lines[-8:])
+    errors = [line for line in lines if "error" in line.lower()]
+    return " / ".join(dict.fromkeys([*errors[-5:], *lines[-3:]])) or "(nothing new)"
 
 
 def _put_back(session: Session, ledger: Ledger) -> tuple[list[str], list[str]]:

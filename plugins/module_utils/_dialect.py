@@ -56,9 +56,14 @@ class Dialect:
 
     @property
     def skip_start_option(self) -> str:
-        """Command line option that keeps all replication threads stopped at server start."""
+        """Command line option that keeps all replication threads stopped at server start.
+
+        Servers take ``-`` and ``_`` alike in option names (manual, "Using Options on the Command Line"). It is spelled
+        as nobody else spells it, so that a server found running with it is known to have it from an earlier start by
+        us, and the next start can leave it out.
+        """
         new = not self._mariadb and self.version >= (8, 0, 26)
-        return "--skip-replica-start" if new else "--skip-slave-start"
+        return "--skip-replica_start" if new else "--skip-slave_start"
 
     @property
     def has_shutdown_statement(self) -> bool:

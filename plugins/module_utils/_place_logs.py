@@ -34,6 +34,8 @@ def _log_series(facts: ServerFacts, base: str, index: str, suffix: str) -> tuple
         (os.path.dirname(base), name + r"\.state"),
         (os.path.dirname(index), index_name + suffix + r"\.(?:~rec~|index_crash_safe)"),
         (os.path.dirname(index), index_name + suffix + r"\.index\.~rec~"),
+        # MariaDB 11.4 and newer: GTID index beside each log (Knowledge Base, "binlog_gtid_index").
+        (os.path.dirname(base), name + suffix + _NUMBER + r"\.idx"),
     ], index_name + suffix + r"\.index"
 
 

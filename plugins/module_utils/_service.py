@@ -1108,6 +1108,8 @@ class _Found(t.NamedTuple):
                 next_command="run the play with become: true",
             )
         launch = _launch_of(process, process.cwd or self.datadir)
+        # The option of a start for which threads had to stay stopped is not part of how the server is started.
+        launch = replace(launch, argv=tuple(word for word in launch.argv if word != self.skip_option))
         # The server has left the directory it was started in; its shell's is still in its environment.
         started_in = re.search(r"(?:\A|\0)PWD=([^\0]+)", _proc_text(process.pid, "environ"))
         directories = [launch.cwd] + ([started_in.group(1)] if started_in else [])

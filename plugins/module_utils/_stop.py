@@ -29,6 +29,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import compress
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._bringback import BringBackLimits
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login, QueryError, Session
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._guards import Policy, Verdict
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
@@ -136,7 +137,7 @@ def _refuse_threads_that_would_start(observed: Observed, manager: _service.Servi
             expected=f"a start command that hands {observed.dialect.skip_start_option} to the server",
             server_state="running, untouched",
             next_command="set replica_backup_service_manager and replica_backup_service_name, or put "
-            f"{observed.dialect.skip_start_option.lstrip('-')} into the option file for the time of the backup",
+            f"{observed.dialect.skip_start_option.lstrip('-').replace('-', '_')} into the option file for this backup",
             rule="service_manager",
         )
 
@@ -279,10 +280,7 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     ledger.data["window"] = {"stop_requested_mono": time.monotonic(), "held": held}
     ledger.save(lease=request.shutdown_timeout + _LEASE_MARGIN)
     if not plan.manager.request_stop():
-        if observed.dialect.has_shutdown_statement:
-            _send_shutdown(session)
-        else:
-            session.shutdown_by_protocol()
+        _send_shutdown(session, observed.dialect)
     waited = _server.wait_gone(observed.process, request.shutdown_timeout)
     plan.manager.wait_stopped(min(120.0, max(10.0, request.shutdown_timeout - waited)))
     proof = _server.prove_clean_stop(
@@ -319,7 +317,10 @@ def _make_shutdown_clean(session: Session, variables: t.Mapping[str, str], ledge
         ledger.warn(f"innodb_fast_shutdown was {value}; set to 1 for this shutdown")
 
 
-def _send_shutdown(session: Session) -> None:
+def _send_shutdown(session: Session, dialect: Dialect) -> None:
+    if not dialect.has_shutdown_statement:
+        session.shutdown_by_protocol()
+        return
     try:
         session.execute("SHUTDOWN")
     except QueryError as error:

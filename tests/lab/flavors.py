@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ansible_collections.mysql_ops.replica_backup.tests.lab import scratch
 from ansible_collections.mysql_ops.replica_backup.tests.lab.scratch import Account
 
 Row = dict[str, t.Any]
@@ -93,6 +94,19 @@ class Flavor(t.Protocol):
         """Return the state of the only channel, or None on a server that is no replica."""
 
 
+def _only_channel(query: Query) -> ChannelState | None:
+    rows = query("SHOW SLAVE STATUS")
+    if not rows:
+        return None
+    row = rows[0]
+    return ChannelState(
+        io_running=row["Slave_IO_Running"] == "Yes",
+        applier_running=row["Slave_SQL_Running"] == "Yes",
+        error=row["Last_IO_Error"] or row["Last_SQL_Error"],
+        seconds_behind=row["Seconds_Behind_Master"],
+    )
+
+
 @dataclass(frozen=True)
 class MariaDB:
     """MariaDB as the distribution packages it."""
@@ -161,13 +175,78 @@ class MariaDB:
         return bool(query("SELECT MASTER_GTID_WAIT(%s, %s) AS late", (position, timeout))[0]["late"] == 0)
 
     def channel(self, query: Query) -> ChannelState | None:
-        rows = query("SHOW SLAVE STATUS")
-        if not rows:
-            return None
-        row = rows[0]
-        return ChannelState(
-            io_running=row["Slave_IO_Running"] == "Yes",
-            applier_running=row["Slave_SQL_Running"] == "Yes",
-            error=row["Last_IO_Error"] or row["Last_SQL_Error"],
-            seconds_behind=row["Seconds_Behind_Master"],
+        return _only_channel(query)
+
+
+@dataclass(frozen=True)
+class MySQL56:
+    """MySQL 5.6.24 from the npm registry (``tests/lab/mysql56.sh``): old words, FILE or TABLE repositories."""
+
+    name: str = "mysql56"
+    family: str = "mysql"
+    home: Path = scratch.CHECKOUT / ".cache" / "mysql56" / "server"
+    repositories: str = "FILE"
+
+    @property
+    def server(self) -> Path:
+        found = self.home / "mysqld"
+        if not found.exists():
+            raise MissingProgram(f"no {found}; 'make setup-tests' brings it")
+        return found
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {"LD_LIBRARY_PATH": str(self.home)}
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        return {
+            "basedir": str(self.home),
+            "lc_messages_dir": str(self.home / "share"),
+            "log_slave_updates": "ON",
+            "slave_net_timeout": "10",
+            "master_info_repository": self.repositories,
+            "relay_log_info_repository": self.repositories,
+            "innodb_buffer_pool_size": "32M",
+            "innodb_log_file_size": "8M",
+            "binlog_format": "MIXED",
+            "performance_schema": "OFF",
+            "character_set_server": "utf8",
+        }
+
+    def initialise(self, datadir: Path, account: Account) -> None:
+        subprocess.run(["cp", "-R", f"{self.home}/data/mysql/.", str(datadir)], check=True)
+        # The package's own redo logs have another size, and its identity is everybody's.
+        for name in ("auto.cnf", "ib_logfile0", "ib_logfile1"):
+            (datadir / name).unlink(missing_ok=True)
+        if os.geteuid() == 0:
+            subprocess.run(["chown", "-R", f"{account.uid}:{account.gid}", str(datadir)], check=True)
+
+    def follow(self, query: Query, *, host: str, port: int, user: str, password: str) -> None:
+        query(
+            "CHANGE MASTER TO MASTER_HOST=%s, MASTER_PORT=%s, MASTER_USER=%s, MASTER_PASSWORD=%s,"
+            " MASTER_CONNECT_RETRY=1",
+            (host, port, user, password),
         )
+        self.start_replication(query)
+
+    def start_replication(self, query: Query) -> None:
+        query("START SLAVE")
+
+    def stop_replication(self, query: Query) -> None:
+        query("STOP SLAVE")
+
+    def forget_history(self, query: Query) -> None:
+        query("RESET MASTER")
+
+    def position(self, query: Query) -> str:
+        row = query("SHOW MASTER STATUS")[0]
+        return f"{row['File']}:{row['Position']}"
+
+    def wait_for(self, query: Query, position: str, timeout: float) -> bool:
+        name, offset = position.split(":")
+        waited = query("SELECT MASTER_POS_WAIT(%s, %s, %s) AS events", (name, int(offset), timeout))[0]["events"]
+        return waited is not None and waited >= 0
+
+    def channel(self, query: Query) -> ChannelState | None:
+        return _only_channel(query)

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -176,8 +177,10 @@ class Server:
         """Shut the server down cleanly and wait until it is gone."""
         if not self.is_running():
             return
-        with contextlib.suppress(pymysql.err.OperationalError):
-            self.query("SHUTDOWN")
+        # The way that every version knows: SIGTERM is a clean shutdown.
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
         self.wait_gone(timeout)
 
     def wait_gone(self, timeout: float = 60) -> None:

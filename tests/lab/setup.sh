@@ -50,6 +50,9 @@ if $with_tests; then
         'unzip unzip'
         'zip zip'
         'mkfs.ext4 e2fsprogs'
+        'npm npm'
+        'sshd openssh-server'
+        'sudo sudo'
     )
 fi
 
@@ -145,6 +148,12 @@ if [ ! -x .venv/bin/python ] || [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; 
         .venv/bin/python -m pip install -q --disable-pip-version-check -r requirements-dev.txt
     fi
     printf '%s\n' "$wanted" >"$stamp"
+fi
+
+# --- a server that no distribution carries any more -------------------------------------------------
+
+if $with_tests; then
+    tests/lab/mysql56.sh
 fi
 
 # --- the collection under its name -----------------------------------------------------------------

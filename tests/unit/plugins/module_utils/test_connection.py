@@ -3,6 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import dataclasses
+import typing as t
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,8 +114,10 @@ def test_an_option_file_that_cannot_be_used(server: Server, tmp_path: Path, text
 
 
 @pytest.mark.parametrize("changes", [{"ca_cert": "/none/ca"}, {"client_cert": "/none/c", "client_key": "/none/k"}])
-def test_tls_files_that_are_not_there(server: Server, changes: dict[str, str]) -> None:
-    login = Login(user="app", password=SECRET, host="127.0.0.1", port=server.port, check_hostname=True, **changes)
+def test_tls_files_that_are_not_there(server: Server, changes: dict[str, t.Any]) -> None:
+    login = dataclasses.replace(
+        Login(user="app", password=SECRET, host="127.0.0.1", port=server.port, check_hostname=True), **changes
+    )
     with pytest.raises(ReplicaBackupError):
         connect(login)
 

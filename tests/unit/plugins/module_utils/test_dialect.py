@@ -60,12 +60,12 @@ def test_gaps_are_filled_by_mysql_only() -> None:
 @pytest.mark.parametrize(
     ("dialect", "skip", "statement", "groups"),
     [
-        (MARIADB, "--skip-slave-start", True, False),
-        (MYSQL_56, "--skip-slave-start", False, False),
-        (MYSQL_57, "--skip-slave-start", True, True),
-        (Dialect("mysql", (8, 0, 25)), "--skip-slave-start", True, True),
-        (Dialect("mysql", (8, 0, 26)), "--skip-replica-start", True, True),
-        (MYSQL_97, "--skip-replica-start", True, True),
+        (MARIADB, "--skip-slave_start", True, False),
+        (MYSQL_56, "--skip-slave_start", False, False),
+        (MYSQL_57, "--skip-slave_start", True, True),
+        (Dialect("mysql", (8, 0, 25)), "--skip-slave_start", True, True),
+        (Dialect("mysql", (8, 0, 26)), "--skip-replica_start", True, True),
+        (MYSQL_97, "--skip-replica_start", True, True),
     ],
 )
 def test_words_that_changed(dialect: Dialect, skip: str, statement: bool, groups: bool) -> None:

@@ -238,6 +238,7 @@ def test_a_directory_elsewhere_becomes_a_place_with_our_names_only(
 
 def test_two_kinds_may_share_a_directory_and_no_file_comes_twice(root: Path) -> None:
     touch(root / "logs", "mysql.000001", "mysql.index", "mysql-relay.000003", "mysql-relay.index", "error.log")
+    touch(root / "logs", "mysql.000001.idx")
     discovery = plan_places(
         facts(
             root,
@@ -254,6 +255,7 @@ def test_two_kinds_may_share_a_directory_and_no_file_comes_twice(root: Path) -> 
     assert files(discovery) - {"datadir/" + name for name in os.listdir(root / "data")} == {
         "datadir/db/t.ibd",
         "binlog/mysql.000001",
+        "binlog/mysql.000001.idx",
         "binlog/mysql.index",
         "relay_log/mysql-relay.000003",
         "relay_log/mysql-relay.index",
