@@ -22,7 +22,7 @@ sys.path.insert(0, str(_ROOT / ".ansible" / "collections"))
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Count a skipped test as failed where nothing excuses it: root lacks no right, and setup installs every program."""
+    """Count a skipped test as failed where nothing excuses it: root lacks no right, setup installs every program."""
     report = yield
     if report.skipped and os.geteuid() == 0:
         report.outcome = "failed"
