@@ -5,8 +5,8 @@
 
 ``STATE_DIR/ledger.json`` is written and fsynced before each step that changes the host, so that whoever
 comes next (the dead-man, a later run, a person) knows what to put back. ``STATE_DIR/lock`` is held by
-flock while a module works: the kernel drops it when the holder dies. Between two modules of one run the
-``lease`` in the ledger keeps other runs out for a bounded time.
+flock while a module works: the kernel drops it when the holder dies. Between two modules of one run, when nobody
+holds the lock, the ``lease`` in the ledger keeps other runs out for a bounded time.
 """
 
 from __future__ import annotations
@@ -152,11 +152,11 @@ class Ledger:
         self.data["boot_id"] = boot_id()
         write_durably(self.path, json.dumps(self.data, indent=1, sort_keys=True) + "\n")
 
-    def begin(self, step: str, *, lease: float = DEFAULT_LEASE) -> None:
+    def begin(self, step: str) -> None:
         """Note that ``step`` starts now, durably, before anything of it is done."""
         self.data["step"] = step
         self.data.setdefault("times", {})[step] = {"start": utc(), "start_mono": time.monotonic()}
-        self.save(lease=lease)
+        self.save()
 
     def end(self, step: str) -> None:
         """Note that ``step`` has ended."""

@@ -415,7 +415,6 @@ def wait_caught_up(
     *,
     no_progress_timeout: float,
     max_lag: int,
-    on_look: t.Callable[[], None] | None = None,
 ) -> float:
     """Seconds until every channel has caught up; channels that are to stay stopped do not count.
 
@@ -457,8 +456,6 @@ def wait_caught_up(
                 next_command="look at SHOW REPLICA STATUS; variable replica_backup_catch_up_timeout waits longer",
                 rule="catch_up",
             )
-        if on_look is not None:
-            on_look()
         time.sleep(_POLL)
 
 

@@ -125,7 +125,7 @@ def _bring_back(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
     limits = BringBackLimits(stop=request.shutdown_timeout, start=request.start_timeout)
     already = ledger.step in ("serving", "catch_up")
     if not already:
-        ledger.begin("start", lease=limits.stop + limits.start)
+        ledger.begin("start")
     try:
         brought = _bringback.bring_back(ledger, request.login, limits)
     except ReplicaBackupError as error:
@@ -172,15 +172,7 @@ def _note_downtime(ledger: Ledger, ready_mono: float | None) -> None:
 
 
 def _catch_up(ledger: Ledger, request: StartRequest) -> float:
-    ledger.begin("catch_up", lease=request.catch_up_timeout)
-    last_sign = time.monotonic()
-
-    def renew() -> None:
-        nonlocal last_sign
-        if time.monotonic() - last_sign > 30:
-            last_sign = time.monotonic()
-            ledger.save(lease=request.catch_up_timeout)
-
+    ledger.begin("catch_up")
     try:
         with _connection.connect(request.login, read_timeout=60) as session:
             seconds = _replication.wait_caught_up(
@@ -189,7 +181,6 @@ def _catch_up(ledger: Ledger, request: StartRequest) -> float:
                 _bringback.wanted_threads(ledger),
                 no_progress_timeout=request.catch_up_timeout,
                 max_lag=request.catch_up_max_lag,
-                on_look=renew,
             )
     except ReplicaBackupError as error:
         error.facts.setdefault("server_restored", True)

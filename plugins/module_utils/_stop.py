@@ -37,9 +37,6 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger i
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._observe import Observed
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Threads
 
-# Time that the steps between the dead-man's deadline and the end of a module's own limits may take, in seconds.
-_LEASE_MARGIN = 60.0
-
 
 @dataclass(frozen=True)
 class StopRequest:
@@ -257,8 +254,7 @@ def _open_ledger(request: StopRequest, plan: StopPlan) -> Ledger:
 
 def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger: Ledger) -> None:
     observed = plan.observed
-    patience = request.limits.drain + request.limits.temp_tables + request.limits.gaps + _LEASE_MARGIN
-    ledger.begin("quiesce", lease=patience)
+    ledger.begin("quiesce")
     # Armed before the first thread is stopped: a replica that stands still is as bad as one that is down.
     ledger.data["deadman"] = _deadman.arm(request.state_dir, request.login, request.downtime_budget)
     channels = _replication.quiesce(session, observed.dialect, request.limits)
@@ -269,7 +265,7 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
         _discovery.discover(session, _discovery_request(request, check_mode=False))
     ledger.end("quiesce")
 
-    ledger.begin("shutdown", lease=request.shutdown_timeout + _LEASE_MARGIN)
+    ledger.begin("shutdown")
     held = plan.manager.hold()
     ledger.data["service"] = plan.manager.to_dict()
     _make_shutdown_clean(session, observed.variables, ledger)
@@ -278,7 +274,7 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     mark = _server.mark_error_log(error_log) if error_log else None
     ledger.data["stop_requested"] = True
     ledger.data["window"] = {"stop_requested_mono": time.monotonic(), "held": held}
-    ledger.save(lease=request.shutdown_timeout + _LEASE_MARGIN)
+    ledger.save()
     if not plan.manager.request_stop():
         _send_shutdown(session, observed.dialect)
     waited = _server.wait_gone(observed.process, request.shutdown_timeout)
@@ -299,7 +295,7 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
             expected="a clean shutdown",
             rule="clean_stop",
         )
-    ledger.begin("stopped", lease=request.downtime_budget)
+    ledger.begin("stopped")
     ledger.end("stopped")
 
 
@@ -336,7 +332,7 @@ def _undo(ledger: Ledger, request: StopRequest, error: BaseException) -> Replica
     next_command = error.next_command if isinstance(error, ReplicaBackupError) else None
     limits = BringBackLimits(stop=request.shutdown_timeout, start=request.start_timeout)
     try:
-        ledger.begin("start", lease=limits.stop + limits.start)
+        ledger.begin("start")
         result = _bringback.bring_back(ledger, request.login, limits)
         _deadman.disarm(request.state_dir)
         ledger.end("start")

@@ -61,7 +61,6 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import MANIFEST_NAME, SetPaths
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery
 
 _STOPPED_STEPS = ("stopped", "capture")
@@ -317,7 +316,7 @@ def _capture_locked(request: Request) -> Outcome:
     )
     _refuse_inside(request, discovery)
     ledger = guard.ledger
-    ledger.begin("capture", lease=_budget_left(ledger))
+    ledger.begin("capture")
     try:
         head, totals, parts = _write_set(request, discovery, compressor, guard)
     except BaseException as problem:
@@ -341,11 +340,6 @@ def _capture_locked(request: Request) -> Outcome:
         places={name: asdict(place) for name, place in totals.places.items()},
         warnings=tuple(head["warnings"]),
     )
-
-
-def _budget_left(ledger: Ledger) -> float:
-    """Seconds of the lease that the stop has taken out for the whole time in which the server is away."""
-    return max(ledger.lease_left, _ledger.DEFAULT_LEASE)
 
 
 def _write_set(
