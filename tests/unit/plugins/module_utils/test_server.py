@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import json
@@ -14,6 +15,7 @@ import signal
 import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -756,14 +758,112 @@ def test_an_unknown_process_is_no_proof(disk: Disk, monkeypatch: pytest.MonkeyPa
         ("mariadb", 5000, 0, None),
     ],
 )
-@pytest.mark.parametrize("name", ["ib_logfile0", "#innodb_redo/#ib_redo7"])
 def test_redo_logs_with_a_flushed_number(
-    disk: Disk, family: str, checkpoint: int, flushed: int, verdict: bool | None, name: str
+    disk: Disk, family: str, checkpoint: int, flushed: int, verdict: bool | None
 ) -> None:
-    disk.legacy_log(max(checkpoint, 10), flushed, name)
+    disk.legacy_log(max(checkpoint, 10), flushed)
     if not checkpoint:
-        (disk.path / name).write_bytes(bytes(4096))
+        (disk.path / "ib_logfile0").write_bytes(bytes(4096))
     assert disk.verdicts(family, (10, 4, 0))["redo_log"].verdict is verdict
+
+
+NUMBERED = json.loads((Path(__file__).parent / "fixtures" / "redo_mysql_9_7.json").read_text(encoding="utf-8"))
+
+
+class Numbered:
+    """A redo log recorded from MySQL 9.7: its headers, and the block that the checkpoint points into."""
+
+    def __init__(self, disk: Disk, case: str) -> None:
+        recorded = NUMBERED[case]
+        self._disk = disk
+        self.path = disk.path / "#innodb_redo" / recorded["name"]
+        self.path.parent.mkdir()
+        content = bytearray(recorded["size"])
+        for offset, part in recorded["parts"].items():
+            data = zlib.decompress(base64.b64decode(part))
+            content[int(offset) : int(offset) + len(data)] = data
+        self.path.write_bytes(content)
+        self.block = max(map(int, recorded["parts"]))
+        self.checkpoint = recorded["flushed"]
+        self.flushed(self.checkpoint)
+
+    def flushed(self, number: int) -> None:
+        page = bytearray(16384)
+        struct.pack_into(">Q", page, 26, number)
+        (self._disk.path / "ibdata1").write_bytes(page)
+
+    def write(self, offset: int, data: bytes) -> None:
+        with self.path.open("r+b") as stream:
+            stream.seek(offset)
+            stream.write(data)
+
+    def proof(self) -> Proof:
+        return self._disk.verdicts("mysql", (9, 7, 4))["redo_log"]
+
+
+@pytest.mark.parametrize(
+    ("case", "verdict", "word"),
+    [
+        ("clean", True, "nothing follows"),
+        # In both the numbers are equal: the server never came to make a checkpoint.
+        ("killed", False, "goes on"),
+        ("fast_shutdown_2", False, "goes on"),
+    ],
+)
+def test_recorded_redo_logs_of_mysql_9_7(disk: Disk, case: str, verdict: bool, word: str) -> None:
+    proof = Numbered(disk, case).proof()
+    assert (proof.verdict, word in proof.detail) == (verdict, True), proof
+
+
+def test_numbered_redo_log_that_is_ahead_of_the_data_files(disk: Disk) -> None:
+    log = Numbered(disk, "clean")
+    log.flushed(log.checkpoint - 512)
+    assert log.proof().verdict is False
+    assert "must be replayed" in log.proof().detail
+
+
+@pytest.mark.parametrize(
+    ("at", "data", "verdict", "word"),
+    [
+        (0, b"\0\0\0\1", False, "no valid record"),
+        (4, b"\0\x0c", False, "no valid record"),
+        (200, b"torn", False, "no valid record"),
+        (4, b"\x81\0", None, "encrypted"),
+        # As innodb_log_checksums=OFF writes it.
+        (508, b"\xde\xad\xbe\xef", True, "nothing follows"),
+    ],
+)
+def test_damaged_blocks_at_the_checkpoint(disk: Disk, at: int, data: bytes, verdict: bool | None, word: str) -> None:
+    log = Numbered(disk, "clean")
+    log.write(log.block + at, data)
+    assert (log.proof().verdict, word in log.proof().detail) == (verdict, True), log.proof()
+
+
+def test_a_block_that_says_to_end_before_the_checkpoint(disk: Disk) -> None:
+    log = Numbered(disk, "clean")
+    log.write(log.block + 4, b"\0\x0c")
+    log.write(log.block + 508, b"\xde\xad\xbe\xef")
+    assert log.proof().verdict is False
+
+
+def test_a_checkpoint_in_front_of_a_block_that_was_never_written(disk: Disk) -> None:
+    log = Numbered(disk, "clean")
+    end = log.checkpoint // 512 * 512 + 512 + 12
+    log.write(512 + 8, struct.pack(">Q", end))
+    log.flushed(end)
+    assert log.proof().verdict is True
+    # The same beyond the end of the last file.
+    with log.path.open("r+b") as stream:
+        stream.truncate(log.block + 512)
+    assert log.proof().verdict is False
+    assert "no redo log file reaches" in log.proof().detail
+
+
+def test_a_redo_log_that_ends_within_a_block(disk: Disk) -> None:
+    log = Numbered(disk, "clean")
+    with log.path.open("r+b") as stream:
+        stream.truncate(log.block + 508)
+    assert log.proof().verdict is False
 
 
 def test_redo_logs_that_cannot_be_read(disk: Disk) -> None:
