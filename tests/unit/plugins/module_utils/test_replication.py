@@ -26,6 +26,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replicat
 ROWS = json.loads((Path(__file__).parent / "fixtures" / "channels.json").read_text(encoding="utf-8"))
 MARIADB = Dialect("mariadb", (10, 11, 18))
 MYSQL_56 = Dialect("mysql", (5, 6, 24))
+MYSQL_97 = Dialect("mysql", (9, 7, 4))
 BOTH = Threads("", True, True)
 
 
@@ -64,7 +65,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_replication, "_POLL", 0.001)
 
 
-@pytest.mark.parametrize("family", ["mariadb_10_11", "mysql_5_6"])
+@pytest.mark.parametrize("family", ["mariadb_10_11", "mysql_5_6", "mysql_9_7"])
 def test_rows_of_every_family_give_the_same_facts(family: str) -> None:
     running, stopped = (channel_from_row(ROWS[family][state][0]) for state in ("running", "stopped"))
     assert (running.name, running.source_host, running.source_user) == ("", "127.0.0.1", "repl")
@@ -84,6 +85,28 @@ def test_neutral_facts_of_mysql_5_6_and_mariadb() -> None:
     assert mariadb.gtid["using"] == "Slave_Pos"
     assert mariadb.source_uuid == ""
     assert channel_from_row(ROWS["mariadb_10_11"]["old_form"][0]).name == ""
+
+
+def test_neutral_facts_of_mysql_9_7() -> None:
+    running, stopped = (channel_from_row(ROWS["mysql_9_7"][state][0]) for state in ("running", "stopped"))
+    assert running.gtid["auto_position"] == "1"
+    assert running.gtid["executed"] == f"{running.source_uuid}:1-5"
+    assert running.connection_info == "mysql.slave_master_info", "a table, no file to look for"
+    assert stopped.executed == running.executed == running.read
+    assert (running.relay_log_file, running.relay_log_pos) == (stopped.relay_log_file, stopped.relay_log_pos)
+
+
+def test_quiesce_on_mysql_9_7_uses_no_word_that_it_has_forgotten() -> None:
+    running, stopped = row("mysql_9_7"), row("mysql_9_7", "stopped")
+    scripted = session([running], [running], [stopped], gtid_mode="ON", replica_parallel_workers="4")
+    _replication.quiesce(scripted, MYSQL_97, Limits())
+    _replication.resume(scripted, MYSQL_97, [BOTH])
+    assert scripted.statements == [
+        "STOP REPLICA IO_THREAD FOR CHANNEL %s",
+        "STOP REPLICA SQL_THREAD FOR CHANNEL %s",
+        "START REPLICA SQL_THREAD FOR CHANNEL %s",
+        "START REPLICA IO_THREAD FOR CHANNEL %s",
+    ]
 
 
 def test_new_words_and_a_named_channel() -> None:
@@ -298,15 +321,17 @@ def test_waiting_ends_when_everything_has_caught_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("processes", "running", "expected"),
+    ("family", "processes", "running", "expected"),
     [
-        ("processlist", True, []),
-        ("source_processlist", False, ["repl@127.0.0.1:"]),
-        ("source_processlist", True, None),
+        ("mariadb_10_11", "processlist", True, []),
+        ("mariadb_10_11", "source_processlist", False, ["repl@127.0.0.1:"]),
+        ("mariadb_10_11", "source_processlist", True, None),
+        ("mysql_9_7", "processlist", True, []),
+        ("mysql_9_7", "source_processlist", False, ["repl@localhost:"]),
     ],
 )
-def test_connected_replicas(processes: str, running: bool, expected: list[str] | None) -> None:
-    found = _replication.connected_replicas(session(ROWS["mariadb_10_11"][processes]), threads_running=running)
+def test_connected_replicas(family: str, processes: str, running: bool, expected: list[str] | None) -> None:
+    found = _replication.connected_replicas(session(ROWS[family][processes]), threads_running=running)
     if expected:
         assert found is not None
         assert [name[: len(expected[0])] for name in found] == expected
