@@ -93,8 +93,8 @@ def _bring_back(ledger: Ledger, login: Login, limits: BringBackLimits) -> Brough
         answered = _wait_until_it_answers(ledger, login, manager, mark, limits.start)
         if not running:
             ready_mono = answered
-        actions += manager.after_start()
-        actions += manager.release()
+        for done in (*manager.after_start(), *manager.release()):
+            (warnings if "could not" in done else actions).append(done)
     try:
         with _connection.connect(login, read_timeout=60) as session:
             put_back, odd = _put_back(session, ledger)
@@ -139,9 +139,14 @@ def _ignore(_number: int, _frame: t.Any) -> None:
 @contextlib.contextmanager
 def _start_lock(state_dir: str, timeout: float) -> t.Iterator[None]:
     """Only one process at a time starts the server. A lock that nobody gives back must not keep it down."""
-    descriptor = os.open(
-        os.path.join(state_dir, "start.lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-    )
+    try:
+        descriptor = os.open(
+            os.path.join(state_dir, "start.lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+    except OSError:
+        # A full disk or a state directory that is gone: bringing the server back matters more than the lock.
+        yield
+        return
     try:
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:

@@ -7,9 +7,10 @@ It lives on the replica and needs neither the controller nor the connection. As 
 transient timer, elsewhere a detached process. Both run the same file, ``STATE_DIR/deadman.pyz``: the collection's
 own code, carried along by the module that armed it, because Ansible removes a module's files when it ends.
 
-Files in the state directory: ``deadman.json`` (armed: how and until when), ``deadman.login`` (mode 0600, how
-to log in; removed when the dead-man is called off or has fired), ``deadman.fired`` (what it did; an archive during
-which it fired is never published).
+Files in the state directory: ``deadman.json`` (armed: how, until when, and a copy of all that bringing the server
+back takes, so that a damaged ledger does not disarm it), ``deadman.login`` (mode 0600, how to log in; removed when the
+dead-man is called off or has fired), ``deadman.fired`` (what it did; an archive during which it fired is never
+published), ``deadman.reserve`` (room for that record on a disk that has become full).
 """
 
 from __future__ import annotations
@@ -31,14 +32,19 @@ from dataclasses import replace
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _bringback, _ledger, _server
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._bringback import BringBackLimits
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import PYMYSQL_ERROR, Login
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
 
 _PACKAGE = "ansible_collections.mysql_ops.replica_backup.plugins.module_utils"
 _PAYLOAD = "deadman.pyz"
 _ARMED = "deadman.json"
 _LOGIN = "deadman.login"
 _FIRED = "deadman.fired"
+_RESERVE = "deadman.reserve"
+_RESERVE_BYTES = 16384
+# What of the ledger it takes to bring the server back.
+_NEEDED = ("run_id", "backup_id", "host", "server", "before", "service")
 _MAIN = f"import sys\nfrom {_PACKAGE}._deadman import main\nsys.exit(main(sys.argv[1:]))\n"
 # Attempts to bring the server back, and seconds between them.
 _ATTEMPTS = 10
@@ -76,14 +82,16 @@ def login_of_armed(state_dir: str) -> Login | None:
         return None
 
 
-def arm(state_dir: str, login: Login, seconds: float) -> dict[str, t.Any]:
-    """Let the server be started in ``seconds`` from now unless ``disarm`` comes first.
+def arm(ledger: Ledger, login: Login, seconds: float) -> dict[str, t.Any]:
+    """Let the server of ``ledger`` be started in ``seconds`` from now unless ``disarm`` comes first.
 
     Raises ReplicaBackupError when that cannot be arranged; the server must then not be stopped.
     """
+    state_dir = ledger.state_dir
     disarm(state_dir)
     clear_fired(state_dir)
     _write_payload(state_dir)
+    _ledger.write_durably(os.path.join(state_dir, _RESERVE), " " * _RESERVE_BYTES)
     # The password goes to a file that only this user can read, and only for as long as the dead-man is armed.
     _ledger.write_durably(os.path.join(state_dir, _LOGIN), json.dumps(login.to_dict()))
     token = uuid.uuid4().hex
@@ -92,18 +100,28 @@ def arm(state_dir: str, login: Login, seconds: float) -> dict[str, t.Any]:
         "deadline": _ledger.utc(time.time() + seconds),
         "deadline_mono": time.monotonic() + seconds,
         "boot_id": _ledger.boot_id(),
+        "run": {name: ledger.data[name] for name in _NEEDED},
     }
+    _arm(state_dir, record, seconds)
+    return {name: value for name, value in record.items() if name != "run"}
+
+
+def _arm(state_dir: str, record: dict[str, t.Any], seconds: float) -> None:
+    token = record["token"]
     command = [sys.executable, os.path.join(state_dir, _PAYLOAD)]
     if os.path.isdir("/run/systemd/system") and os.geteuid() == 0:
         unit = "mysql-replica-backup-deadman-" + hashlib.sha256(os.path.realpath(state_dir).encode()).hexdigest()[:12]
         record |= {"kind": "systemd", "unit": unit}
         _write_armed(state_dir, record)
         _systemctl("reset-failed", f"{unit}.service", check=False)
+        # The service manager's environment is not ours: what the timer will run is tried there first.
+        systemd_run = ["systemd-run", "--quiet", "--collect"]
+        if "PYTHONPATH" in os.environ:
+            systemd_run.append(f"--setenv=PYTHONPATH={os.environ['PYTHONPATH']}")
+        _run([*systemd_run, "--wait", "--pipe", *command, "probe", state_dir, token])
         _run(
             [
-                "systemd-run",
-                "--quiet",
-                "--collect",
+                *systemd_run,
                 f"--unit={unit}",
                 f"--on-active={max(1, int(seconds))}s",
                 "--timer-property=AccuracySec=100ms",
@@ -129,7 +147,6 @@ def arm(state_dir: str, login: Login, seconds: float) -> dict[str, t.Any]:
             cwd="/",
         )
         _wait_for_watcher(state_dir, record, watcher)
-    return record
 
 
 def _wait_for_watcher(state_dir: str, record: dict[str, t.Any], watcher: subprocess.Popen[bytes]) -> None:
@@ -154,7 +171,7 @@ def _wait_for_watcher(state_dir: str, record: dict[str, t.Any], watcher: subproc
 def disarm(state_dir: str) -> bool:
     """Call the dead-man off. True when one was armed."""
     record = armed(state_dir)
-    for name in (_ARMED, _LOGIN):
+    for name in (_ARMED, _LOGIN, _RESERVE):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(state_dir, name))
     if record is None:
@@ -237,58 +254,104 @@ def _systemctl(*arguments: str, check: bool) -> None:
 
 
 def main(arguments: t.Sequence[str]) -> int:
-    """Entry of ``deadman.pyz``: ``watch STATE_DIR TOKEN`` waits for the deadline, ``fire STATE_DIR TOKEN`` acts now."""
+    """Entry of ``deadman.pyz``.
+
+    ``probe`` says whether it could work, ``watch`` waits for the deadline, ``fire`` acts now; each with the state
+    directory and the token that it was armed with.
+    """
     action, state_dir, token = arguments
-    if action == "watch":
-        with open(os.path.join(state_dir, f"deadman.ready.{token}"), "w", encoding="utf-8"):
-            pass
-        while True:
-            record = armed(state_dir)
-            if record is None or record["token"] != token:
-                return 0
-            if time.monotonic() >= record["deadline_mono"]:
-                break
-            time.sleep(0.5)
+    if PYMYSQL_ERROR is not None:
+        sys.stderr.write(f"{sys.executable} has no PyMySQL\n")
+        return 3
     record = armed(state_dir)
     if record is None or record["token"] != token:
         return 0
-    return fire(state_dir)
-
-
-def fire(state_dir: str, *, attempts: int = _ATTEMPTS, pause: float = _PAUSE) -> int:
-    """Bring the server back and leave a record. 0 when the server is as before."""
-    ledger = _ledger.load(state_dir)
-    if ledger is None:
+    if action == "probe":
         return 0
     login = login_of_armed(state_dir)
-    if login is None:
+    if action == "watch":
+        with open(os.path.join(state_dir, f"deadman.ready.{token}"), "w", encoding="utf-8"):
+            pass
+        while time.monotonic() < record["deadline_mono"]:
+            now = armed(state_dir)
+            # Called off, or armed anew. A state directory that is gone is neither.
+            if os.path.isdir(state_dir) and (now is None or now["token"] != token):
+                return 0
+            time.sleep(0.5)
+    return fire(state_dir, record=record, login=login)
+
+
+def fire(
+    state_dir: str,
+    *,
+    record: t.Mapping[str, t.Any] | None = None,
+    login: Login | None = None,
+    attempts: int = _ATTEMPTS,
+    pause: float = _PAUSE,
+) -> int:
+    """Bring the server back and leave a record. 0 when the server is as before, or none is armed.
+
+    ``record`` and ``login`` are what it was armed with, read from the state directory when not given. Nothing that is
+    wrong with the state directory (full, damaged, gone) keeps the server down.
+    """
+    record = record or armed(state_dir)
+    login = login or login_of_armed(state_dir)
+    if record is None or login is None:
         return 0
     login = replace(login, connect_timeout=10)
-    record: dict[str, t.Any] = {"fired": _ledger.utc(), "run_id": ledger.run_id, "outcome": "under way"}
-    path = os.path.join(state_dir, _FIRED)
+    ledger = _ledger_or_copy(state_dir, record)
+    told: dict[str, t.Any] = {"fired": _ledger.utc(), "run_id": ledger.run_id, "outcome": "under way"}
     # The record comes first: whoever archives must see it before the server touches its files.
-    _ledger.write_durably(path, json.dumps(record) + "\n")
+    _tell(state_dir, told)
     limits = BringBackLimits(stop=24 * 3600.0, start=600.0)
     for attempt in range(1, attempts + 1):
         try:
             result = _bringback.bring_back(ledger, login, limits)
         except Exception as error:  # whatever it is, the record must tell it and the next attempt may work
-            record |= {"outcome": "failed", "error": str(error), "attempts": attempt}
+            told |= {"outcome": "failed", "error": str(error), "attempts": attempt}
         else:
-            record |= {
+            told |= {
                 "outcome": "server started" if result.server_started else "server was running",
                 "ready_mono": result.ready_mono,
                 "actions": list(result.actions),
                 "warnings": list(result.warnings),
                 "attempts": attempt,
             }
-            record.pop("error", None)
-        record["finished"] = _ledger.utc()
-        _ledger.write_durably(path, json.dumps(record) + "\n")
-        if "error" not in record:
+            told.pop("error", None)
+        told["finished"] = _ledger.utc()
+        _tell(state_dir, told)
+        if "error" not in told:
             break
         if attempt < attempts:
             time.sleep(pause)
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         os.unlink(os.path.join(state_dir, _LOGIN))
-    return 1 if "error" in record else 0
+    return 1 if "error" in told else 0
+
+
+def _ledger_or_copy(state_dir: str, record: t.Mapping[str, t.Any]) -> Ledger:
+    """The open ledger, or the copy made when the dead-man was armed if that one is damaged or gone."""
+    try:
+        ledger = _ledger.load(state_dir)
+    except (ReplicaBackupError, OSError):
+        ledger = None
+    # The copy is from before the shutdown; that the server was asked to stop is the safe assumption.
+    return ledger or Ledger(state_dir, {**record["run"], "stop_requested": True})
+
+
+def _tell(state_dir: str, told: t.Mapping[str, t.Any]) -> None:
+    """Write the record; into room kept for it when the disk is full; not at all when there is none."""
+    path = os.path.join(state_dir, _FIRED)
+    text = json.dumps(told) + "\n"
+    try:
+        _ledger.write_durably(path, text)
+        return
+    except OSError:
+        pass
+    reserve = os.path.join(state_dir, _RESERVE)
+    for name in (reserve, path):
+        with contextlib.suppress(OSError), open(name, "r+", encoding="utf-8") as handle:
+            handle.write(text[: _RESERVE_BYTES - 1].ljust(_RESERVE_BYTES))
+            handle.flush()
+            os.rename(name, path)
+            return

@@ -47,6 +47,6 @@ def start_now(state_dir: str) -> dict[str, t.Any]:
         return {"server_restored": False, "start_error": "the dead-man is not armed any more, so it is at work itself"}
     try:
         result = _start.start(StartRequest(login=login, state_dir=state_dir, catch_up=False))
-    except ReplicaBackupError as error:
+    except (ReplicaBackupError, OSError) as error:
         return {"server_restored": False, "start_error": str(error)}
     return {"server_restored": bool(result["server_restored"]), "start_error": ""}

@@ -152,18 +152,33 @@ class Ledger:
         self.data["boot_id"] = boot_id()
         write_durably(self.path, json.dumps(self.data, indent=1, sort_keys=True) + "\n")
 
-    def begin(self, step: str) -> None:
-        """Note that ``step`` starts now, durably, before anything of it is done."""
+    def begin(self, step: str, *, must: bool = True) -> None:
+        """Note that ``step`` starts now, durably, before anything of it is done.
+
+        ``must`` False is for steps that bring the server back: they go on when the disk takes no note.
+        """
         self.data["step"] = step
         self.data.setdefault("times", {})[step] = {"start": utc(), "start_mono": time.monotonic()}
-        self.save()
+        self._note(must)
 
-    def end(self, step: str) -> None:
+    def end(self, step: str, *, must: bool = True) -> None:
         """Note that ``step`` has ended."""
         now = self.data["times"][step]
         now["end"] = utc()
         now["seconds"] = round(time.monotonic() - now["start_mono"], 6)
-        self.save()
+        self._note(must)
+
+    def _note(self, must: bool, lease: float = DEFAULT_LEASE) -> None:
+        try:
+            self.save(lease=lease)
+        except OSError as error:
+            if must:
+                raise ReplicaBackupError(
+                    f"The ledger {self.path} cannot be written",
+                    found=error.strerror,
+                    expected="a state directory that can be written; variable replica_backup_state_dir",
+                ) from error
+            self.warn(f"The ledger {self.path} could not be written: {error.strerror}")
 
     @property
     def lease_left(self) -> float:
@@ -183,7 +198,7 @@ class Ledger:
         self.data["status"] = "closed"
         self.data["outcome"] = outcome
         self.data["closed"] = utc()
-        self.save(lease=0.0)
+        self._note(must=True, lease=0.0)
         os.rename(self.path, os.path.join(self.state_dir, _LAST))
         sync_directory(self.state_dir)
 

@@ -20,7 +20,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import output
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._bringback import BringBackLimits
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
 
@@ -30,7 +30,8 @@ class StartRequest:
     """What is asked for; all times in seconds.
 
     ``run_id`` None takes whatever ledger is open. ``recover`` finishes an earlier run, once nobody is taken to be
-    working on it any more; ``take_over`` does not wait for that. ``close`` ends the ledger of a finished run.
+    working on it any more; ``take_over`` does not wait for that, ``only_own`` leaves ledgers of other runs than
+    ``run_id`` alone. ``close`` ends the ledger of a finished run.
     """
 
     login: Login
@@ -43,6 +44,7 @@ class StartRequest:
     catch_up_max_lag: int = 1
     recover: bool = False
     take_over: bool = False
+    only_own: bool = False
     close: bool = False
     lock_timeout: float = 120.0
 
@@ -51,28 +53,63 @@ def start(request: StartRequest, *, check: bool = False) -> dict[str, t.Any]:
     """Do what the request says, or in check mode say what would be done. Returns the module's result."""
     if check:
         return _would(request)
-    if _ledger.load(request.state_dir) is None:
-        return _nothing_open(request)
-    with _ledger.locked(request.state_dir, "mysql_replica_start", timeout=request.lock_timeout):
-        ledger = _ledger.load(request.state_dir)
-        if ledger is None:
-            return _nothing_open(request)
-        # Whoever only says "recover" may be another run than the one at work.
-        ours = ledger.run_id == request.run_id or (request.run_id is None and not request.recover)
-        if request.recover:
-            if not ours and not request.take_over:
-                _wait_for_lease(ledger, request.lock_timeout)
-        elif not ours:
+    deadline = time.monotonic() + request.lock_timeout
+    while _ledger.load(request.state_dir) is not None:
+        left = max(0.0, deadline - time.monotonic())
+        with _ledger.locked(request.state_dir, "mysql_replica_start", timeout=left):
+            ledger = _ledger.load(request.state_dir)
+            if ledger is None:
+                break
+            # Whoever only says "recover" may be another run than the one at work.
+            ours = ledger.run_id == request.run_id or (request.run_id is None and not request.recover)
+            if not ours and request.recover and request.only_own:
+                return _not_ours(ledger, request)
+            if not ours and not request.recover:
+                raise _ledger.unfinished(ledger)
+            alive = 0.0 if ours or request.take_over else ledger.lease_left
+            if alive == 0.0:
+                return _work(ledger, request)
+        # Its controller may be between two modules. The wait is without the lock: the next of them needs it.
+        if time.monotonic() >= deadline:
             raise _ledger.unfinished(ledger)
-        if request.close:
-            ledger.close("complete")
-            return {"changed": True, "explanation": [f"The ledger of run {ledger.run_id} is closed."]}
-        explanation = _story(ledger) if request.recover else []
-        result = _bring_back(ledger, request)
-        explanation += [f"Now: {action}." for action in result["actions"]]
-        if request.recover:
-            explanation += _finish(ledger)
-        return {**result, "explanation": explanation}
+        time.sleep(min(alive, 0.5))
+    return _nothing_open(request)
+
+
+def _work(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
+    if request.close:
+        return _close(ledger)
+    explanation = _story(ledger) if request.recover else []
+    result = _bring_back(ledger, request)
+    explanation += [f"Now: {action}." for action in result["actions"]]
+    if request.recover:
+        explanation += _finish(ledger)
+    return {**result, "explanation": explanation}
+
+
+def _close(ledger: Ledger) -> dict[str, t.Any]:
+    if ledger.step not in ("serving", "catch_up"):
+        raise RefusedError(
+            f"The run {ledger.run_id} cannot be closed: its server is not back",
+            found=f"step {ledger.step}",
+            expected="step serving or catch_up",
+            server_state="as it was",
+            next_command="start the server with mysql_replica_start first",
+            rule="close",
+        )
+    _deadman.disarm(ledger.state_dir)
+    ledger.close("complete")
+    _deadman.clear_fired(ledger.state_dir)
+    return {"changed": True, "explanation": [f"The ledger of run {ledger.run_id} is closed."], "actions": []}
+
+
+def _not_ours(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
+    return {
+        "changed": False,
+        "explanation": [f"The open ledger is of run {ledger.run_id}, not of this one; it was left alone."],
+        "actions": [],
+        "server_restored": _connection.server_answers(request.login),
+    }
 
 
 def _would(request: StartRequest) -> dict[str, t.Any]:
@@ -110,22 +147,11 @@ def _nothing_open(request: StartRequest) -> dict[str, t.Any]:
     return {**result, "server_restored": answers}
 
 
-def _wait_for_lease(ledger: Ledger, timeout: float) -> None:
-    """Another run's ledger is left alone until its lease ends: its controller may be between two modules."""
-    if ledger.lease_left > timeout:
-        raise _ledger.unfinished(ledger)
-    time.sleep(ledger.lease_left)
-    current = _ledger.load(ledger.state_dir)
-    # The lock is ours, so only a module that works without it (none does) could have renewed the lease.
-    if current is not None and current.lease_left > 0:
-        raise _ledger.unfinished(current)
-
-
 def _bring_back(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
     limits = BringBackLimits(stop=request.shutdown_timeout, start=request.start_timeout)
     already = ledger.step in ("serving", "catch_up")
     if not already:
-        ledger.begin("start")
+        ledger.begin("start", must=False)
     try:
         brought = _bringback.bring_back(ledger, request.login, limits)
     except ReplicaBackupError as error:
@@ -140,9 +166,9 @@ def _bring_back(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
         ledger.warn(warning)
     if not already:
         _note_downtime(ledger, brought.ready_mono if brought.server_started else (fired or {}).get("ready_mono"))
-        ledger.end("start")
-        ledger.begin("serving")
-        ledger.end("serving")
+        ledger.end("start", must=False)
+        ledger.begin("serving", must=False)
+        ledger.end("serving", must=False)
     result: dict[str, t.Any] = {
         "changed": bool(brought.actions) or disarmed,
         "server_restored": True,
@@ -172,7 +198,7 @@ def _note_downtime(ledger: Ledger, ready_mono: float | None) -> None:
 
 
 def _catch_up(ledger: Ledger, request: StartRequest) -> float:
-    ledger.begin("catch_up")
+    ledger.begin("catch_up", must=False)
     try:
         with _connection.connect(request.login, read_timeout=60) as session:
             seconds = _replication.wait_caught_up(
@@ -186,7 +212,7 @@ def _catch_up(ledger: Ledger, request: StartRequest) -> float:
         error.facts.setdefault("server_restored", True)
         error.facts.setdefault("caught_up", False)
         raise
-    ledger.end("catch_up")
+    ledger.end("catch_up", must=False)
     return round(seconds, 3)
 
 

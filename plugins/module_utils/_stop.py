@@ -49,6 +49,8 @@ class StopRequest:
     policy: Policy = field(default_factory=Policy)
     format: str = "tar"
     compression: str = "zstd"
+    compression_level: int | None = None
+    compression_threads: int = 0
     include_binlogs: bool = True
     service_manager: str = "auto"
     service_name: str | None = None
@@ -143,8 +145,12 @@ def _missing_tools(request: StopRequest) -> tuple[str, ...]:
     if request.format != "tar":
         return ()
     try:
-        compress.find_compressor(request.compression)
-    except RefusedError:
+        compress.find_compressor(
+            request.compression, level=request.compression_level, threads=request.compression_threads
+        )
+    except RefusedError as error:
+        if "package" not in error.facts:
+            raise
         return (request.compression,)
     return ()
 
@@ -256,7 +262,7 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     observed = plan.observed
     ledger.begin("quiesce")
     # Armed before the first thread is stopped: a replica that stands still is as bad as one that is down.
-    ledger.data["deadman"] = _deadman.arm(request.state_dir, request.login, request.downtime_budget)
+    ledger.data["deadman"] = _deadman.arm(ledger, request.login, request.downtime_budget)
     channels = _replication.quiesce(session, observed.dialect, request.limits)
     ledger.data["channels"] = observed.channel_facts(channels)
     if os.path.exists(request.paths.discovered):
@@ -266,9 +272,9 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     ledger.end("quiesce")
 
     ledger.begin("shutdown")
+    _make_shutdown_clean(session, observed.variables, ledger)
     held = plan.manager.hold()
     ledger.data["service"] = plan.manager.to_dict()
-    _make_shutdown_clean(session, observed.variables, ledger)
     variables = session.variables()
     error_log = _server.error_log_path(variables)
     mark = _server.mark_error_log(error_log) if error_log else None
@@ -332,11 +338,8 @@ def _undo(ledger: Ledger, request: StopRequest, error: BaseException) -> Replica
     next_command = error.next_command if isinstance(error, ReplicaBackupError) else None
     limits = BringBackLimits(stop=request.shutdown_timeout, start=request.start_timeout)
     try:
-        ledger.begin("start")
+        ledger.begin("start", must=False)
         result = _bringback.bring_back(ledger, request.login, limits)
-        _deadman.disarm(request.state_dir)
-        ledger.end("start")
-        ledger.close(f"stop failed: {text}")
     except BaseException as second:
         return ReplicaBackupError(
             f"{text} And then bringing the server back failed too: {second}",
@@ -346,11 +349,18 @@ def _undo(ledger: Ledger, request: StopRequest, error: BaseException) -> Replica
             server_restored=False,
             **facts,
         )
+    _deadman.disarm(request.state_dir)
+    try:
+        ledger.end("start")
+        ledger.close(f"stop failed: {text}")
+    except (ReplicaBackupError, OSError) as unwritten:
+        next_command = f"{unwritten} Then run the recover playbook, which closes the run"
     return ReplicaBackupError(
         text,
         server_state="running, threads as before",
         next_command=next_command or "mend what is named above, then run the backup again",
         server_restored=True,
         actions=list(result.actions),
+        warnings_after=list(result.warnings),
         **facts,
     )

@@ -58,8 +58,12 @@ options:
     description: With O(recover=true), do not wait until the other run is known to be dead.
     type: bool
     default: false
+  only_own:
+    description: With O(recover=true), finish the open ledger only if it is of O(run_id); leave another run's alone.
+    type: bool
+    default: false
   close:
-    description: Only close the ledger of a run that is complete.
+    description: Only close the ledger of a run that is complete. Refused while its server is not back.
     type: bool
     default: false
   lock_timeout:
@@ -158,9 +162,11 @@ def main() -> None:
             "catch_up_max_lag": {"type": "int", "default": 1},
             "recover": {"type": "bool", "default": False},
             "take_over": {"type": "bool", "default": False},
+            "only_own": {"type": "bool", "default": False},
             "close": {"type": "bool", "default": False},
             "lock_timeout": {"type": "int", "default": 120},
         },
+        required_by={"only_own": ("run_id",)},
         mutually_exclusive=[("recover", "close")],
         supports_check_mode=True,
     )
@@ -176,6 +182,7 @@ def main() -> None:
         catch_up_max_lag=params["catch_up_max_lag"],
         recover=params["recover"],
         take_over=params["take_over"],
+        only_own=params["only_own"],
         close=params["close"],
         lock_timeout=params["lock_timeout"],
     )

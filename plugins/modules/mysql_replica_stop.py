@@ -44,6 +44,13 @@ options:
     type: str
     choices: [none, gzip, zstd, lz4, xz]
     default: zstd
+  compression_level:
+    description: Level that is planned for the compressor; refused here when it has no such level.
+    type: int
+  compression_threads:
+    description: Threads that are planned for the compressor; 0 takes one for each CPU.
+    type: int
+    default: 0
   include_binlogs:
     description: Whether the replica's own binary logs are part of the backup.
     type: bool
@@ -97,7 +104,7 @@ options:
     type: int
     default: 600
   downtime_budget:
-    description: Seconds after which the dead-man starts the server.
+    description: Seconds after which the dead-man starts the server; 10 at least.
     type: int
     default: 3600
 author:
@@ -176,6 +183,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._guards import Policy
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._module import (
@@ -188,8 +196,28 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._module i
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Limits
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._stop import StopRequest, stop
 
+# Smallest values that make sense, in seconds.
+_AT_LEAST = {
+    "max_lag": 0,
+    "drain_timeout": 1,
+    "temp_tables_timeout": 0,
+    "statement_timeout": 1,
+    "shutdown_timeout": 1,
+    "start_timeout": 1,
+    "downtime_budget": 10,
+}
+
 
 def _request(params: t.Mapping[str, t.Any]) -> StopRequest:
+    for name, least in _AT_LEAST.items():
+        if params[name] < least:
+            raise RefusedError(
+                f"The value of {name} is too small",
+                found=params[name],
+                expected=f"{least} seconds or more; variable replica_backup_{name}",
+                server_state="untouched",
+                rule="input",
+            )
     return StopRequest(
         login=login_from_params(params),
         paths=SetPaths(params["spool_dir"], params["host"], params["backup_id"]),
@@ -204,6 +232,8 @@ def _request(params: t.Mapping[str, t.Any]) -> StopRequest:
         ),
         format=params["format"],
         compression=params["compression"],
+        compression_level=params["compression_level"],
+        compression_threads=params["compression_threads"],
         include_binlogs=params["include_binlogs"],
         service_manager=params["service_manager"],
         service_name=params["service_name"],
@@ -224,6 +254,8 @@ def main() -> None:
             "run_id": {"type": "str"},
             "format": {"type": "str", "choices": ["tar", "zip", "copy"], "default": "tar"},
             "compression": {"type": "str", "choices": ["none", "gzip", "zstd", "lz4", "xz"], "default": "zstd"},
+            "compression_level": {"type": "int"},
+            "compression_threads": {"type": "int", "default": 0},
             "include_binlogs": {"type": "bool", "default": True},
             "max_lag": {"type": "int", "default": 300},
             "allow_connected_replicas": {"type": "bool", "default": False},

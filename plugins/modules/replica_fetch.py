@@ -142,7 +142,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout i
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._module import run
 
 # How slow a transfer may be before another run may take this one for dead; too generous would keep recover waiting.
-_SLOW_BYTES_PER_SECOND = 32 * 1024 * 1024
+_SLOW_BYTES_PER_SECOND = 2 * 1024 * 1024
 _SPARE_SECONDS = 300.0
 
 

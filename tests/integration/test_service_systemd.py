@@ -319,6 +319,62 @@ systemctl daemon-reload
 """
 
 
+DEADMAN_PRELUDE = """
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _deadman, _ledger, _start, _stop
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._guards import Policy
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
+
+LOGIN = Login(user="root", unix_socket="/run/mysqld/mysqld.sock", config_file=None)
+
+def threads():
+    with connect().cursor(pymysql.cursors.DictCursor) as cursor:
+        cursor.execute("SHOW SLAVE STATUS")
+        row = cursor.fetchall()[0]
+    return [row["Slave_IO_Running"], row["Slave_SQL_Running"]]
+"""
+
+
+def test_the_dead_man_is_a_timer_that_needs_nobody(host: Host) -> None:
+    host.shell("rm -rf /etc/systemd/system/mariadb.service.d; systemctl daemon-reload; rm -rf /root/state")
+    host.shell("systemctl stop mariadb.service; systemctl start mariadb.socket mariadb.service")
+    stopped = host.python(
+        DEADMAN_PRELUDE
+        + """
+settled()
+with connect().cursor() as cursor:
+    cursor.execute("CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT=1, MASTER_USER='none'")
+    cursor.execute("START SLAVE SQL_THREAD")
+before = threads()
+result = _stop.stop(_stop.StopRequest(
+    login=LOGIN, paths=SetPaths("/root/spool", "db", "20260101T000000Z"), state_dir=STATE, run_id="r",
+    compression="none",
+    policy=Policy(allow_stopped_channels=True, allow_channel_errors=True), downtime_budget=8.0))
+answer = [before, result["clean_stop"]["clean"], _deadman.armed(STATE)["kind"], process() is None]
+"""
+    )
+    assert stopped == [["No", "Yes"], True, "systemd", True]
+    # The module has ended and nobody is connected; a client that polls the socket must not wake the server either.
+    deadline = time.monotonic() + 60
+    while '"finished"' not in host.shell("cat /root/state/deadman.fired 2>/dev/null"):
+        assert time.monotonic() < deadline, host.shell("systemctl list-timers --all; journalctl -n 30 --no-pager")
+        time.sleep(0.5)
+    back = host.python(
+        DEADMAN_PRELUDE
+        + """
+wait_ready()
+record = _deadman.fired(STATE)
+result = _start.start(_start.StartRequest(login=LOGIN, state_dir=STATE, recover=True, take_over=True))
+answer = [record["outcome"], threads(), systemctl("is-active", "mariadb.socket"), result["server_restored"],
+          os.path.exists("/run/systemd/system/mariadb.service.d"), os.path.exists(STATE + "/deadman.login")]
+with connect().cursor() as cursor:
+    cursor.execute("STOP SLAVE")
+    cursor.execute("RESET SLAVE ALL")
+"""
+    )
+    assert back == ["server started", ["No", "Yes"], "active", True, False, False]
+
+
 def test_mariadbd_safe_as_root(host: Host) -> None:
     host.shell(LEAVE_SYSTEMD)
     # As from a terminal: a session that goes away, in the control group of whatever runs it.

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
 import typing as t
@@ -476,6 +477,139 @@ def test_a_run_that_died_is_explained_and_finished(place: Place) -> None:
     assert result["server_restored"]
     assert not Path(place.paths.directory).exists()
     assert _ledger.load(place.state) is None
+
+
+def test_recovery_waits_without_the_lock_so_that_a_living_run_goes_on(place: Place) -> None:
+    """The gap between two modules: only the lease says that the run is alive."""
+    _stop.stop(place.stop_request())
+    ended: list[t.Any] = []
+
+    def recover() -> None:
+        try:
+            ended.append(_start.start(place.start_request(run_id=None, recover=True, lock_timeout=60)))
+        except ReplicaBackupError as error:
+            ended.append(error)
+
+    other = threading.Thread(target=recover)
+    other.start()
+    time.sleep(1.5)
+    request = job.Request(paths=place.paths, state_dir=place.state)
+    _outcome, started = _handover.capture_then_start(lambda: job.capture(request), place.state)
+    assert started["server_restored"]
+    time.sleep(1.5)
+    job.publish(request)
+    _start.start(place.start_request(close=True))
+    other.join()
+    # It found the run closed, and has touched nothing.
+    assert ended[0]["changed"] is False
+    assert Path(place.paths.manifest).exists()
+
+
+def test_only_the_own_run_is_recovered_if_asked_for(place: Place) -> None:
+    _stop.stop(place.stop_request())
+    result = _start.start(place.start_request(run_id="run-2", recover=True, only_own=True))
+    assert (result["changed"], result["server_restored"]) == (False, False)
+    assert not place.replica.is_running()
+    assert _start.start(place.start_request(recover=True, only_own=True))["server_restored"]
+
+
+def test_a_run_whose_server_is_down_cannot_be_closed(place: Place) -> None:
+    _stop.stop(place.stop_request())
+    with pytest.raises(RefusedError, match="its server is not back"):
+        _start.start(place.start_request(close=True))
+    assert _deadman.armed(place.state) is not None
+    _start.start(place.start_request())
+    _start.start(place.start_request(close=True))
+
+
+@pytest.fixture
+def small_state(place: Place) -> Iterator[Path]:
+    """A state directory on a file system of its own that can be filled."""
+    if os.geteuid() != 0:
+        pytest.skip("mounts a file system")
+    directory = Path(place.state)
+    directory.mkdir(mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "none", str(directory)], check=True)
+    try:
+        yield directory
+    finally:
+        _deadman.disarm(place.state)
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+def fill(directory: Path) -> None:
+    with contextlib.suppress(OSError), (directory / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(b"x" * 4096)
+
+
+def test_a_full_state_directory_does_not_keep_the_server_down(place: Place, small_state: Path) -> None:
+    _stop.stop(place.stop_request())
+    fill(small_state)
+    result = _start.start(place.start_request())
+    assert result["server_restored"]
+    assert any("could not be written" in warning for warning in result["warnings"])
+    assert states(place.replica) == ("Yes", "Yes")
+    (small_state / "filler").unlink()
+    _start.start(place.start_request(recover=True))
+
+
+def test_a_full_state_directory_does_not_stop_the_dead_man(place: Place, small_state: Path) -> None:
+    _stop.stop(place.stop_request())
+    fill(small_state)
+    assert _deadman.fire(place.state) == 0
+    assert states(place.replica) == ("Yes", "Yes")
+    record = _deadman.fired(place.state)
+    assert record is not None
+    assert record["outcome"] == "server started"
+    (small_state / "filler").unlink()
+    _start.start(place.start_request(recover=True))
+
+
+def test_a_full_state_directory_stops_the_stop(place: Place, small_state: Path) -> None:
+    _ledger.prepare_state_dir(place.state)
+    (small_state / "lock").write_text("", encoding="utf-8")
+    pids = place.replica.pids()
+    fill(small_state)
+    with pytest.raises((ReplicaBackupError, OSError)):
+        _stop.stop(place.stop_request())
+    assert place.replica.pids() == pids
+    assert states(place.replica) == ("Yes", "Yes")
+    (small_state / "filler").unlink()
+    _start.start(place.start_request(recover=True))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "removed"])
+def test_a_damaged_ledger_does_not_disarm_the_dead_man(place: Place, damage: str) -> None:
+    _stop.stop(place.stop_request())
+    path = Path(_ledger.ledger_path(place.state))
+    text = path.read_text(encoding="utf-8")
+    if damage == "truncated":
+        path.write_text(text[:100], encoding="utf-8")
+    else:
+        path.unlink()
+    assert _deadman.fire(place.state) == 0
+    assert states(place.replica) == ("Yes", "Yes")
+    path.write_text(text, encoding="utf-8")
+    _start.start(place.start_request(recover=True))
+
+
+def test_a_state_directory_that_is_gone_does_not_disarm_the_waiting_dead_man(place: Place) -> None:
+    _stop.stop(place.stop_request(downtime_budget=4))
+    os.rename(place.state, f"{place.state}.gone")
+    deadline = time.monotonic() + 60
+    while not place.replica.is_running():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    place.replica.wait_ready()
+    os.rename(f"{place.state}.gone", place.state)
+    assert _start.start(place.start_request(recover=True))["server_restored"]
+    assert states(place.replica) == ("Yes", "Yes")
+
+
+def test_a_level_that_the_compressor_does_not_have_is_refused_before_the_stop(place: Place) -> None:
+    with pytest.raises(RefusedError, match="level does not fit zstd"):
+        _stop.stop(place.stop_request(compression_level=99), check=True)
 
 
 def test_a_person_takes_over_at_once_and_a_complete_set_is_kept(place: Place) -> None:
