@@ -30,6 +30,7 @@ RESTORE_SETTINGS = (
     "innodb_checksum_algorithm",
     "innodb_data_file_path",
     "innodb_data_home_dir",
+    "innodb_directories",
     "innodb_doublewrite_dir",
     "innodb_file_per_table",
     "innodb_log_file_size",
