@@ -83,6 +83,21 @@ class Dialect:
         return ("replica_parallel_workers", "slave_parallel_workers")
 
     @property
+    def has_ddl_recovery_log(self) -> bool:
+        """``ddl_recovery.log`` exists while the server runs, and after a crash (MariaDB 10.6)."""
+        return self._mariadb and self.version >= (10, 6, 0)
+
+    @property
+    def saves_gtid_state_at_shutdown(self) -> bool:
+        """``LOG_BIN_BASENAME.state`` is written by a clean shutdown."""
+        return self._mariadb
+
+    @property
+    def stamps_system_tablespace_at_shutdown(self) -> bool:
+        """InnoDB writes the log position of a clean shutdown into the system tablespace's first page."""
+        return not self._mariadb
+
+    @property
     def can_leave_applier_gaps(self) -> bool:
         """MySQL's multi-threaded applier may commit out of order; MariaDB's fills up to the stop position by itself."""
         return not self._mariadb and self.version >= (5, 6, 6)

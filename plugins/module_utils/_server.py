@@ -20,6 +20,7 @@ import time
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 
 _SERVER_NAME = re.compile(r"\A(?:mysqld|mariadbd)(?:[-.][\w.-]*)?\Z")
@@ -496,8 +497,7 @@ class CleanStop:
 
 def prove_clean_stop(
     *,
-    family: str,
-    version: tuple[int, ...],
+    dialect: Dialect,
     process: ServerProcess,
     variables: t.Mapping[str, str],
     error_log: ErrorLogMark | None,
@@ -508,7 +508,7 @@ def prove_clean_stop(
     stop was asked for. Which sign means what was seen on MySQL 5.6 and 9.7 and MariaDB 10.11, each after a
     clean stop and after kill -9.
     """
-    facts = _Stopped(family, tuple(version), process, variables, error_log)
+    facts = _Stopped(dialect, process, variables, error_log)
     checks: tuple[tuple[str, t.Callable[[_Stopped], tuple[bool | None, str]]], ...] = (
         ("process", _prove_process),
         ("lock", _prove_lock),
@@ -533,8 +533,7 @@ def prove_clean_stop(
 
 
 class _Stopped(t.NamedTuple):
-    family: str
-    version: tuple[int, ...]
+    dialect: Dialect
     process: ServerProcess
     variables: t.Mapping[str, str]
     error_log: ErrorLogMark | None
@@ -675,7 +674,7 @@ def _prove_temporary_tablespace(facts: _Stopped) -> tuple[bool | None, str]:
 
 
 def _prove_ddl_recovery_log(facts: _Stopped) -> tuple[bool | None, str]:
-    if facts.family != "mariadb" or facts.version < (10, 6):
+    if not facts.dialect.has_ddl_recovery_log:
         return None, "only MariaDB 10.6 and later have one"
     path = os.path.join(facts.datadir, "ddl_recovery.log")
     if _exists(path):
@@ -712,7 +711,7 @@ def _prove_binary_log(facts: _Stopped) -> tuple[bool | None, str]:
 
 def _prove_gtid_state(facts: _Stopped) -> tuple[bool | None, str]:
     base = _binlog_base(facts)
-    if facts.family != "mariadb" or base is None:
+    if not facts.dialect.saves_gtid_state_at_shutdown or base is None:
         return None, "only MariaDB with a binary log writes one"
     path = base + ".state"
     if not _exists(path):
@@ -758,7 +757,7 @@ def _prove_redo_log(facts: _Stopped) -> tuple[bool | None, str]:
     numbers = f"flushed up to {flushed}, checkpoint at {checkpoint}"
     if flushed == checkpoint and checkpoint > 0:
         return _numbered_log_end(dict(zip(logs, heads)), checkpoint) if os.path.isdir(numbered) else (True, numbers)
-    if facts.family == "mariadb":
+    if not facts.dialect.stamps_system_tablespace_at_shutdown:
         # Seen nowhere yet on MariaDB before 10.8: equal numbers tell something, unequal ones do not.
         return None, f"{numbers}: not a known sign on this version"
     return False, f"{numbers}: the log must be replayed"

@@ -286,8 +286,7 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     waited = _server.wait_gone(observed.process, request.shutdown_timeout)
     plan.manager.wait_stopped(min(120.0, max(10.0, request.shutdown_timeout - waited)))
     proof = _server.prove_clean_stop(
-        family=observed.identity.family,
-        version=observed.identity.version,
+        dialect=observed.dialect,
         process=observed.process,
         variables=variables,
         error_log=mark,

@@ -35,8 +35,10 @@ sys.path.insert(0, {str(CHECKOUT / ".ansible" / "collections")!r})
 sys.dont_write_bytecode = True
 import pymysql
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _server, _service
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 
+MARIADB = Dialect("mariadb", (10, 11, 0))
 STATE = "/root/state"
 os.makedirs(STATE, exist_ok=True)
 
@@ -91,7 +93,7 @@ def stop(manager):
             cursor.execute("SHUTDOWN")
     _server.wait_gone(server, 120)
     manager.wait_stopped(120)
-    proof = _server.prove_clean_stop(family="mariadb", version=(10, 11, 0), process=server, variables=values,
+    proof = _server.prove_clean_stop(dialect=MARIADB, process=server, variables=values,
                                      error_log=mark)
     return asked, proof
 

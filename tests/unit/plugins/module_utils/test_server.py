@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _server
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server import CleanStop, Proof, ServerProcess
 from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_utils.real_server import (
@@ -31,6 +32,7 @@ from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_util
     template_datadir,
 )
 
+MARIADB = Dialect("mariadb", (10, 11, 0))
 SLEEP = shutil.which("sleep") or "/bin/sleep"
 Spawn = Callable[..., "subprocess.Popen[bytes]"]
 
@@ -465,9 +467,7 @@ def _stop(server: RealServer, how: Callable[[int], None]) -> tuple[CleanStop, di
     how(child.pid)
     _server.wait_gone(process, 60)
     child.wait()
-    stop = _server.prove_clean_stop(
-        family="mariadb", version=(10, 11, 0), process=process, variables=variables, error_log=mark
-    )
+    stop = _server.prove_clean_stop(dialect=MARIADB, process=process, variables=variables, error_log=mark)
     return stop, {proof.name: proof.verdict for proof in stop.proofs}
 
 
@@ -524,17 +524,14 @@ def test_a_running_server_is_not_clean(real: RealServer) -> None:
     assert _server.lock_state(str(real.datadir / "aria_log_control")) is False
     owner = _server._lock(str(real.datadir / "ibdata1"))
     assert owner is not None and owner.pid == child.pid
-    stop = _server.prove_clean_stop(
-        family="mariadb", version=(10, 11, 0), process=process, variables=real.variables(), error_log=None
-    )
+    stop = _server.prove_clean_stop(dialect=MARIADB, process=process, variables=real.variables(), error_log=None)
     verdicts = {proof.name: proof.verdict for proof in stop.proofs}
     assert not stop.clean
     assert verdicts["process"] is False and verdicts["lock"] is False
     assert verdicts["error_log"] is None
     # Also when the process that we stopped is gone, but another one serves the directory again.
     again = _server.prove_clean_stop(
-        family="mariadb",
-        version=(10, 11, 0),
+        dialect=MARIADB,
         process=replace(process, start_ticks=1),
         variables=real.variables(),
         error_log=None,
@@ -552,12 +549,12 @@ class Disk:
         self.path = path
         self.variables = {"datadir": str(path) + "/", "innodb_fast_shutdown": "1"}
 
-    def verdicts(self, family: str = "mysql", version: tuple[int, ...] = (8, 0, 36)) -> dict[str, Proof]:
+    def verdicts(self, family: str = "mysql", version: tuple[int, int, int] = (8, 0, 36)) -> dict[str, Proof]:
         gone = ServerProcess(2**22 + 1, 1, "", (), "", 0, 0, 1)
         log = self.path / "error.log"
         mark = _server.ErrorLogMark(str(log), log.stat().st_ino, 0) if log.exists() else None
         stop = _server.prove_clean_stop(
-            family=family, version=version, process=gone, variables=self.variables, error_log=mark
+            dialect=Dialect(family, version), process=gone, variables=self.variables, error_log=mark
         )
         return {proof.name: proof for proof in stop.proofs}
 
@@ -670,7 +667,7 @@ def test_temporary_tablespaces(disk: Disk) -> None:
         ("mysql", (8, 4, 0), True, None),
     ],
 )
-def test_ddl_recovery_log(disk: Disk, family: str, version: tuple[int, ...], left: bool, verdict: bool | None) -> None:
+def test_ddl_recovery_log(disk: Disk, family: str, version: tuple[int, int, int], left: bool, verdict: bool | None) -> None:
     if left:
         (disk.path / "ddl_recovery.log").write_text("")
     assert disk.verdicts(family, version)["ddl_recovery_log"].verdict is verdict
