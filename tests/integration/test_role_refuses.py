@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import subprocess
 import sys
 import typing as t
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,86 @@ def test_empty_inventory_is_not_green(fleet: Fleet) -> None:
     run = backup(fleet, write_inventory(fleet.root / "empty.yml", {"all": {}}))
     assert run.status == 2
     assert "names no host of this inventory" in flat(run.output)
+
+
+def asked_in_the_inventory(fleet: Fleet, **where: Mapping[str, object]) -> Path:
+    """An inventory whose replicas are one group each, with these variables of all or of such a group."""
+    inventory = fleet.inventory()
+    content = json.loads(inventory.read_text())
+    everybody = content["all"]["children"].pop("mysql_replicas")
+    groups = {f"only_{name}": {"hosts": {name: host}} for name, host in everybody["hosts"].items()}
+    content["all"] = {
+        "vars": everybody["vars"],
+        "children": {**groups, "pair": {"children": {name: {} for name in groups}}},
+    }
+    for group, variables in where.items():
+        holder = content["all"] if group == "all" else content["all"]["children"][group]
+        holder.setdefault("vars", {}).update(variables)
+    return write_inventory(inventory, content)
+
+
+@pytest.mark.parametrize(
+    ("playbook", "group", "arguments"),
+    [
+        ("backup", "all", ("--limit", "replica2")),
+        ("backup", "only_replica2", ()),
+        ("recover", "all", ()),
+        ("recover", "only_replica1", ("--limit", "replica2")),
+    ],
+)
+def test_hosts_set_in_the_inventory(fleet: Fleet, playbook: str, group: str, arguments: tuple[str, ...]) -> None:
+    inventory = asked_in_the_inventory(fleet, **{group: {"replica_backup_hosts": "only_replica2"}})
+    with untouched(fleet, files=True):
+        run = run_playbook(playbook, inventory, "--check", *arguments)
+    assert run.status == 0, run.output
+    play = "Back up replicas in batches" if playbook == "backup" else "Finish what interrupted runs left open"
+    assert set(re.findall(r"^ok: \[(\w+)\]", run.output.partition(f"PLAY [{play}]")[2], re.MULTILINE)) == {"replica2"}
+
+
+@pytest.mark.parametrize("playbook", ["backup", "recover"])
+def test_hosts_of_the_inventory_that_are_none(fleet: Fleet, playbook: str) -> None:
+    inventory = asked_in_the_inventory(fleet, all={"replica_backup_hosts": "no_such_group"})
+    run = run_playbook(playbook, inventory, "--limit", "replica1")
+    assert run.status == 2
+    assert 'replica_backup_hosts is "no_such_group", which names no host of this inventory' in flat(run.output)
+
+
+def test_hosts_set_differently_for_different_hosts(fleet: Fleet) -> None:
+    each = {f"only_{server.name}": {"replica_backup_hosts": f"only_{server.name}"} for server in fleet.replicas}
+    with untouched(fleet, files=True):
+        run = backup(fleet, asked_in_the_inventory(fleet, **each))
+    assert run.status == 2
+    assert "set to different values for different hosts: only_replica1; only_replica2." in flat(run.output)
+    assert backup(fleet, asked_in_the_inventory(fleet, **each), "--check", hosts="pair").status == 0
+
+
+@pytest.mark.parametrize(
+    ("group", "serial", "batches"),
+    [("all", " 1 , 1", 2), ("all", ["100%"], 1), ("only_replica2", "['100%']", 1), ("only_replica1", "", 2)],
+)
+def test_serial_set_in_the_inventory(fleet: Fleet, group: str, serial: object, batches: int) -> None:
+    variables: dict[str, dict[str, object]] = {"all": {"replica_backup_hosts": ["replica2", "replica1"]}}
+    variables.setdefault(group, {})["replica_backup_serial"] = serial
+    run = backup(fleet, asked_in_the_inventory(fleet, **variables), "--check")
+    assert run.status == 0, run.output
+    assert run.output.count("PLAY [Back up replicas in batches]") == batches
+    if batches == 2:
+        assert run.output.index("of replica2: check mode") < run.output.index("of replica1: check mode")
+
+
+def test_serial_of_the_inventory_that_is_none(fleet: Fleet) -> None:
+    inventory = asked_in_the_inventory(fleet, pair={"replica_backup_hosts": "pair", "replica_backup_serial": "soon"})
+    with untouched(fleet, files=True):
+        run = backup(fleet, inventory)
+    assert run.status == 2
+    assert 'replica_backup_serial is "soon". Accepted are' in flat(run.output)
+
+
+@pytest.mark.parametrize("playbook", ["backup", "recover"])
+def test_tags_that_would_skip_everything(fleet: Fleet, playbook: str) -> None:
+    run = run_playbook(playbook, fleet.inventory(), "--skip-tags", "always")
+    assert run.status != 0
+    assert "--skip-tags always would skip the whole run" in flat(run.output)
 
 
 @pytest.mark.parametrize("serial", [0, "0", "-1", "many", "by_source", "0%", "101%", "1,,2", "1 2", [1, 0], "1.5"])
