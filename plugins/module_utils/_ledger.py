@@ -16,6 +16,8 @@ import errno
 import fcntl
 import json
 import os
+import re
+import signal
 import stat
 import time
 import typing as t
@@ -55,20 +57,36 @@ def prepare_state_dir(state_dir: str) -> None:
     except FileExistsError:
         pass
     except OSError as error:
-        raise RefusedError(
-            f"The state directory {state_dir} cannot be made",
-            found=error.strerror,
-            expected="a directory of this user, or a writable parent; variable replica_backup_state_dir",
-        ) from error
+        raise _no_state_dir(state_dir, error.strerror or str(error)) from error
+    check_state_dir(state_dir)
+    if stat.S_IMODE(os.lstat(state_dir).st_mode) != 0o700:
+        os.chmod(state_dir, 0o700)
+
+
+def _no_state_dir(state_dir: str, found: str) -> RefusedError:
+    return RefusedError(
+        f"The state directory {state_dir} cannot be made",
+        found=found,
+        expected="a directory of this user, or a writable parent; variable replica_backup_state_dir",
+        rule="state_dir",
+    )
+
+
+def check_state_dir(state_dir: str) -> None:
+    """Refuse what ``prepare_state_dir`` would refuse, without making anything."""
+    if not os.path.lexists(state_dir):
+        parent = os.path.dirname(os.path.abspath(state_dir))
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise _no_state_dir(state_dir, f"{parent} does not exist or cannot be written")
+        return
     status = os.lstat(state_dir)
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         raise RefusedError(
             f"The state directory {state_dir} cannot be trusted",
             found=f"mode {stat.filemode(status.st_mode)}, owner {status.st_uid}",
             expected=f"a directory (no link) owned by user {os.geteuid()}; variable replica_backup_state_dir",
+            rule="state_dir",
         )
-    if stat.S_IMODE(status.st_mode) != 0o700:
-        os.chmod(state_dir, 0o700)
 
 
 def write_durably(path: str, text: str) -> None:
@@ -115,7 +133,8 @@ def locked(state_dir: str, who: str, *, timeout: float = 10.0) -> t.Iterator[Non
                     f"Another run is at work on this server (lock {path})",
                     found=holder or "a holder that has not written its name yet",
                     expected="no other run",
-                    next_command="wait for it to end, then start this again",
+                    next_command="wait for it to end, then start this again; if its controller is dead, "
+                    "ansible-playbook mysql_ops.replica_backup.recover -e replica_backup_take_over=true ends it",
                     rule="lock",
                 )
             time.sleep(0.2)
@@ -124,6 +143,38 @@ def locked(state_dir: str, who: str, *, timeout: float = 10.0) -> t.Iterator[Non
         yield
     finally:
         os.close(descriptor)
+
+
+def end_holder(state_dir: str) -> str | None:
+    """Tell the module that holds the lock to end (SIGTERM); it undoes what it has begun. Returns who that was."""
+    path = os.path.join(state_dir, _LOCK)
+    try:
+        with open(path, encoding="utf-8", errors="replace") as handle:
+            holder = handle.read().strip()
+            inode = os.fstat(handle.fileno()).st_ino
+    except OSError:
+        return None
+    match = re.search(r", pid (\d+),", holder)
+    pid = int(match[1]) if match else 0
+    if not pid or pid == os.getpid() or not _has_open(pid, inode):
+        return None
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    return holder
+
+
+def _has_open(pid: int, inode: int) -> bool:
+    """Whether the process has the lock file open: a number in a file alone may be another process's by now."""
+    directory = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return False
+    for name in names:
+        with contextlib.suppress(OSError):
+            if os.stat(os.path.join(directory, name)).st_ino == inode:
+                return True
+    return False
 
 
 @dataclass
@@ -266,6 +317,7 @@ def unfinished(ledger: Ledger) -> RefusedError:
         found=f"run {holder.get('run_id')} of backup {holder.get('backup_id')}, opened {holder.get('opened')}, "
         f"step {holder.get('step')}, taken for alive until {holder.get('lease', {}).get('until')}",
         expected="no open ledger",
-        next_command="ansible-playbook mysql_ops.replica_backup.recover --limit HOST",
+        next_command="ansible-playbook mysql_ops.replica_backup.recover --limit HOST "
+        "(with -e replica_backup_take_over=true when you know that its controller is dead)",
         rule="lock",
     )

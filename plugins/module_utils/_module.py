@@ -61,14 +61,24 @@ def run(module: AnsibleModule, work: t.Callable[[], dict[str, t.Any]], *, needs_
         result = work()
     except ReplicaBackupError as error:
         module.fail_json(**error.to_result())
+    except _Ended as signalled:
+        module.fail_json(msg=f"{signalled}. What it had begun was undone", ended_by_signal=signalled.number)
     # Ansible puts what was warned of into the result's ``warnings`` itself.
     for warning in result.pop("warnings", ()):
         module.warn(warning)
     module.exit_json(**result)
 
 
+class _Ended(BaseException):
+    """A signal told the module to end. No error: nothing between here and ``run`` may take it for one."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"The module was told to end by signal {number} ({signal.Signals(number).name})")
+        self.number = number
+
+
 def _end(number: int, _frame: t.Any) -> t.NoReturn:
-    raise SystemExit(128 + number)
+    raise _Ended(number)
 
 
 def state_argument_spec() -> dict[str, t.Any]:

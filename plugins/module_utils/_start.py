@@ -16,6 +16,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _deadman,
     _ledger,
     _replication,
+    _server,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import output
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._bringback import BringBackLimits
@@ -54,6 +55,9 @@ def start(request: StartRequest, *, check: bool = False) -> dict[str, t.Any]:
     if check:
         return _would(request)
     deadline = time.monotonic() + request.lock_timeout
+    if request.recover and request.take_over:
+        # The dead controller's module may be at work still; it gives up its lock and what it has begun.
+        _ledger.end_holder(request.state_dir)
     while _ledger.load(request.state_dir) is not None:
         left = max(0.0, deadline - time.monotonic())
         with _ledger.locked(request.state_dir, "mysql_replica_start", timeout=left):
@@ -226,6 +230,9 @@ def _story(ledger: Ledger) -> list[str]:
     words.append(
         "It had asked the server to stop." if data.get("stop_requested") else "It had not asked the server to stop."
     )
+    server = data["server"]
+    process = _server.find_process(datadir=server["datadir"], pid_file=server.get("pid_file"))
+    words.append("The server is DOWN now." if process is None else f"A server process runs now (pid {process.pid}).")
     fired = _deadman.fired(ledger.state_dir)
     armed = _deadman.armed(ledger.state_dir)
     if fired is not None:

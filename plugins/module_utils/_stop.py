@@ -158,6 +158,7 @@ def _missing_tools(request: StopRequest) -> tuple[str, ...]:
 def stop(request: StopRequest, *, check: bool = False) -> dict[str, t.Any]:
     """Stop the server, or in check mode say what would be done. Returns the module's result."""
     if check:
+        _ledger.check_state_dir(request.state_dir)
         ledger = _ledger.load(request.state_dir)
         if ledger is not None and not _is_ours(ledger, request):
             raise _ledger.unfinished(ledger)

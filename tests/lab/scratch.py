@@ -54,7 +54,7 @@ def create(wanted: Path, *, region: Path | None = None) -> Path:
     remove(wanted)
     wanted.parent.mkdir(parents=True, exist_ok=True)
     account = server_account()
-    if len(str(wanted)) <= _LONGEST_ROOT and _may_pass(wanted.parent, account):
+    if len(str(wanted)) <= _LONGEST_ROOT and may_pass(wanted.parent, account):
         root = wanted
         root.mkdir()
     else:
@@ -122,7 +122,7 @@ def living_owner(path: Path) -> int | None:
     return owner["pid"] if ticks is not None and ticks == owner["start_ticks"] else None
 
 
-def _may_pass(directory: Path, account: Account) -> bool:
+def may_pass(directory: Path, account: Account) -> bool:
     for parent in (directory, *directory.parents):
         facts = parent.stat()
         if facts.st_uid == account.uid:

@@ -130,6 +130,13 @@ class _Thread(threading.Thread):
         self._work = work
         self.problem: BaseException | None = None
 
+    def wait(self, watch: t.Callable[[], None]) -> None:
+        """Until it ends, with ``watch`` called every second."""
+        while self.is_alive():
+            self.join(1.0)
+            if self.is_alive():
+                watch()
+
     def run(self) -> None:
         try:
             self._work()
@@ -242,12 +249,19 @@ class PackedOutput:
         self._raise()
         raise ReplicaBackupError("The writer of the archive ended early")  # pragma: no cover - _raise always knows
 
-    def finish(self) -> None:
-        """Everything handed over has passed the compressor and is in the file; raises whatever went wrong."""
+    def finish(self, watch: t.Callable[[], None] = lambda: None) -> None:
+        """Everything handed over has passed the compressor and is in the file; raises whatever went wrong.
+
+        A compressor may hold gigabytes when its input ends (xz -9 does), so ``watch`` is called every second of the
+        wait; what it raises ends the wait, and :meth:`abort` is then due.
+        """
         with self._condition:
             self._closing = True
             self._condition.notify_all()
-        self._feeder.join()
+        self._feeder.wait(watch)
+        if self._pump is not None and self._feeder.problem is None and self._failed is None:
+            self._input.close()
+            self._pump.wait(watch)
         self._raise()
 
     def abort(self) -> None:

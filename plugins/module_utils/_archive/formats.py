@@ -72,7 +72,7 @@ class Output(t.Protocol):
     def hole(self, size: int) -> None: ...
     def end(self) -> None: ...
 
-    def finish(self) -> Part | None:
+    def finish(self, watch: t.Callable[[], None] = ...) -> Part | None:
         """Durable under its final name; None for a directory, which has no bytes of its own."""
 
     def abort(self) -> None:
@@ -120,11 +120,11 @@ class TarOutput:
     def end(self) -> None:
         self._put(bytes(self._pad))
 
-    def finish(self) -> Part:
+    def finish(self, watch: t.Callable[[], None] = lambda: None) -> Part:
         self._put(bytes(2 * 512))
         self._put(bytes(-(self._total + self._used) % RECORD))
         self._hand_over()
-        self._packed.finish()
+        self._packed.finish(watch)
         part = self._file.publish()
         self._packed.abort()
         return part
@@ -235,7 +235,7 @@ class ZipOutput:
         stream, self._stream = t.cast(t.IO[bytes], self._stream), None
         stream.close()
 
-    def finish(self) -> Part:
+    def finish(self, watch: t.Callable[[], None] = lambda: None) -> Part:
         self._zip.close()
         return self._file.publish()
 
@@ -332,7 +332,7 @@ class CopyOutput:
             raise storage_error(problem, to_text(self._path(record)), self._bytes) from problem
         self._close()
 
-    def finish(self) -> None:
+    def finish(self, watch: t.Callable[[], None] = lambda: None) -> None:
         for record in reversed(self._directories):
             path = self._path(record)
             try:

@@ -373,7 +373,7 @@ def _write_set(
                 os.path.join(paths.work, seen.name),
                 watch,
             )
-            part = output.finish()
+            part = output.finish(watch.tick)
             guard.check()
         except BaseException:
             output.abort()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,34 @@ def test_a_living_holder_keeps_the_lock_and_a_killed_one_does_not(state: str) ->
         holder.stdout.close()
     with _ledger.locked(state, "me", timeout=5):
         assert "me, pid" in Path(state, "lock").read_text(encoding="utf-8")
+
+
+def test_a_holder_can_be_told_to_end_and_nobody_else_is(state: str) -> None:
+    path = next(entry for entry in sys.path if entry.endswith(".ansible/collections"))
+    assert _ledger.end_holder(state) is None
+    holder = subprocess.Popen([sys.executable, "-c", _HOLDER, path, state], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    told = _ledger.end_holder(state)
+    assert told is not None and f"pid {holder.pid}," in told
+    assert holder.wait(10) == -signal.SIGTERM
+    holder.stdout.close()
+    # The number stays in the file, but whoever has it next does not have the file open.
+    bystander = subprocess.Popen(["sleep", "60"])
+    try:
+        Path(state, "lock").write_text(f"somebody, pid {bystander.pid}, since then\n", encoding="utf-8")
+        assert _ledger.end_holder(state) is None
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_checking_a_state_directory_makes_nothing(tmp_path: Path) -> None:
+    _ledger.check_state_dir(str(tmp_path / "state"))
+    assert not (tmp_path / "state").exists()
+    with pytest.raises(RefusedError, match="replica_backup_state_dir"):
+        _ledger.check_state_dir(str(tmp_path / "a" / "b"))
 
 
 def test_writing_durably_replaces_whole_files_and_clears_leftovers(state: str) -> None:

@@ -667,7 +667,9 @@ def test_temporary_tablespaces(disk: Disk) -> None:
         ("mysql", (8, 4, 0), True, None),
     ],
 )
-def test_ddl_recovery_log(disk: Disk, family: str, version: tuple[int, int, int], left: bool, verdict: bool | None) -> None:
+def test_ddl_recovery_log(
+    disk: Disk, family: str, version: tuple[int, int, int], left: bool, verdict: bool | None
+) -> None:
     if left:
         (disk.path / "ddl_recovery.log").write_text("")
     assert disk.verdicts(family, version)["ddl_recovery_log"].verdict is verdict

@@ -537,6 +537,23 @@ def test_only_the_end_of_a_long_complaint_is_kept() -> None:
     assert len(problem.facts["stderr"]) <= 64 * 1024
 
 
+def test_a_compressor_that_digests_for_long_is_watched(tmp_path: Path) -> None:
+    """What xz -9 does: it takes all of its input long before it has written anything."""
+    file = output.HashedFile(str(tmp_path / "data"))
+    packed = compress.PackedOutput(file, compress.Compressor("xz", ".xz", ("sh", "-c", "cat >/dev/null; sleep 60"), ()))
+
+    def fired() -> None:
+        raise ReplicaBackupError("The dead-man has started the server")
+
+    try:
+        with pytest.raises(ReplicaBackupError, match="dead-man"):
+            packed.finish(fired)
+    finally:
+        packed.abort()
+        file.discard()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_broken_archive_whose_tool_is_still_at_work(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     sleeper = compress.Compressor("zstd", ".zst", (), ("sleep", "30"))
