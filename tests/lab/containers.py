@@ -73,7 +73,9 @@ def environment() -> dict[str, str]:
 
 
 def remove_all(*, images: bool) -> None:
-    """Remove the containers and networks of this checkout and of checkouts that are gone."""
+    """Remove the containers and networks of this checkout and of checkouts that are gone. Only root makes any."""
+    if os.geteuid() != 0:
+        return
     try:
         kinds = {"container": _labelled("ps", "-a"), "network": _labelled("network", "ls")}
     except FileNotFoundError:
@@ -89,6 +91,7 @@ def remove_all(*, images: bool) -> None:
             for line in _images():
                 for name in line.split():
                     _podman("rmi", name, check=False, quiet=True)
+            _LOCK.unlink(missing_ok=True)
 
 
 def _remove_container(identity: str) -> None:

@@ -38,6 +38,9 @@ def environment() -> dict[str, str]:
         "ANSIBLE_COLLECTIONS_PATH": f"{CHECKOUT}/.ansible/collections:{CHECKOUT}/.cache/colls",
         "ANSIBLE_HOME": str(CHECKOUT / ".cache" / "ansible"),
         "ANSIBLE_CONFIG": str(Path(__file__).with_name("ansible.cfg")),
+        # Nothing is left in the home of whoever runs it.
+        "ANSIBLE_ASYNC_DIR": str(CHECKOUT / ".cache" / "ansible" / "async"),
+        "ANSIBLE_REMOTE_TEMP": str(CHECKOUT / ".cache" / "ansible" / "remote"),
         "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_DEPRECATION_WARNINGS": "False",
     }
