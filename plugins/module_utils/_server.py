@@ -362,10 +362,26 @@ def holders(directories: t.Sequence[str]) -> Holders:
                 continue
             except OSError:
                 continue
-            if target.startswith(roots):
+            if target.startswith(roots) and _is_ours(pid, name, target):
                 found.append(Holder(pid, _command_name(pid), target, _opened_for_writing(pid, name)))
         unreadable += hidden
     return Holders(tuple(found), unreadable)
+
+
+def _is_ours(pid: int, descriptor: str, path: str) -> bool:
+    """Whether an open file is the one that we know by that name; a container may have another under the same name.
+
+    One that we have no name for (deleted, or only there in the container) is ours when its process sees our mounts.
+    """
+    try:
+        there = os.stat(f"/proc/{pid}/fd/{descriptor}")
+        try:
+            here = os.stat(path)
+        except FileNotFoundError:
+            here, there = os.stat("/proc/self/ns/mnt"), os.stat(f"/proc/{pid}/ns/mnt")
+    except OSError:
+        return True
+    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
 def _opened_for_writing(pid: int, descriptor: str) -> bool | None:

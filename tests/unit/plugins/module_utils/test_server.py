@@ -15,6 +15,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -333,6 +334,27 @@ def test_holders_tell_writers_from_readers_and_leave_us_out(opener: ServerProces
     }
     assert seen.found[0].command
     assert _server.holders([str(tmp_path / "other")]).found == ()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes mount namespaces")
+def test_files_of_a_container_under_the_same_name_are_not_ours(spawn: Spawn, tmp_path: Path) -> None:
+    for name in ("data", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ibdata1").write_text("")
+    (tmp_path / "other" / "only_there").write_text("")
+    script = 'mount --bind "$2" "$1" && exec 3>>"$1/ibdata1" 4>>"$1/only_there" && echo ready && exec sleep 600'
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path / "data"), str(tmp_path / "other")]
+    child = spawn(*command, stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdout.readline() == b"ready\n"
+    assert os.readlink(f"/proc/{child.pid}/fd/3") == str(tmp_path / "data" / "ibdata1")
+    assert _server.holders([str(tmp_path / "data")]).found == ()
+    # With mounts of its own and yet the same file: a writer like any other.
+    with (tmp_path / "data" / "ibdata1").open("a") as shared:
+        spawn("unshare", "--mount", "sleep", "600", stdout=shared)
+        deadline = time.monotonic() + 30
+        while not (seen := _server.holders([str(tmp_path / "data")]).found) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert [holder.path for holder in seen] == [str(tmp_path / "data" / "ibdata1")]
 
 
 def _as_nobody(work: Callable[[], bool]) -> bool:
