@@ -29,6 +29,11 @@ def flat(output: str) -> str:
     return " ".join(output.split())
 
 
+def plain(output: str) -> str:
+    """As ``flat``, and without the doubled quotes of YAML."""
+    return flat(output).replace("''", "'")
+
+
 def everything(fleet: Fleet) -> dict[str, tuple[float, int]]:
     """Time and size of every file below spool, state and destination."""
     found = {}
@@ -190,6 +195,9 @@ def test_serial_that_is_none(fleet: Fleet, serial: object) -> None:
         ({"capture": "snapshot"}, "value of replica_backup_capture must be one of: auto, cold"),
         ({"max_lag": "soon"}, "replica_backup_max_lag"),
         ({"id": "yesterday"}, "The backup id is not usable"),
+        ({"format": "zip", "compression": "lz4"}, 'replica_backup_format is "zip", which has a compression of its own'),
+        ({"compression_level": "fast"}, 'replica_backup_compression_level is "fast". Expected is a whole number'),
+        ({"dest": ""}, "replica_backup_dest is empty"),
     ],
 )
 def test_values_that_do_not_exist(fleet: Fleet, variables: dict[str, str], message: str) -> None:
@@ -198,6 +206,14 @@ def test_values_that_do_not_exist(fleet: Fleet, variables: dict[str, str], messa
     assert run.status == 2
     assert message in flat(run.output)
     assert "replica2" not in run.output.partition("PLAY RECAP")[2]
+
+
+def test_compression_level_out_of_range(fleet: Fleet) -> None:
+    with untouched(fleet):
+        run = backup(fleet, None, "--limit", "replica1", compression_level="99")
+    assert run.status == 2
+    assert re.search(r"level.* 99\b", flat(run.output)), run.output
+    assert "server restored: yes, it was not stopped" in run.output
 
 
 # -- where the set shall go ----------------------------------------------------------------------------------------
@@ -210,6 +226,36 @@ def test_destination_not_writable(fleet: Fleet) -> None:
     assert run.status == 2
     assert "on the controller is not writable" in flat(run.output)
     assert "variable replica_backup_dest" in flat(run.output)
+
+
+@needs_root
+@pytest.mark.parametrize("check", [(), ("--check",)])
+def test_destination_read_only(fleet: Fleet, tmp_path: Path, check: tuple[str, ...]) -> None:
+    with mounted(tmp_path / "readonly", "ro") as dest, untouched(fleet, files=True):
+        run = backup(fleet, None, "--limit", "replica1", *check, dest=str(dest))
+    assert run.status == 2
+    assert f"The destination {dest} on the controller is not writable" in flat(run.output)
+
+
+def test_destination_where_nobody_set_one_nor_pwd(
+    fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inventory = fleet.inventory()
+    content = json.loads(inventory.read_text())
+    del content["all"]["children"]["mysql_replicas"]["vars"]["replica_backup_dest"]
+    write_inventory(inventory, content)
+    monkeypatch.delenv("PWD", raising=False)
+    monkeypatch.chdir(tmp_path)
+    # In the way, so that the destination is named.
+    (tmp_path / "backups").write_text("")
+    with untouched(fleet, files=True):
+        here = backup(fleet, inventory, "--limit", "replica1")
+        monkeypatch.chdir("/")
+        root = backup(fleet, inventory, "--limit", "replica1")
+    assert (here.status, root.status) == (2, 2)
+    assert f"The destination {tmp_path}/backups on the controller is not writable" in flat(here.output)
+    assert "replica_backup_dest is empty: it is set to nothing, or the run was started in the root" in flat(root.output)
+    assert not Path("/backups").exists()
 
 
 def test_backup_id_exists_at_the_destination(fleet: Fleet) -> None:
@@ -304,14 +350,20 @@ def test_not_a_replica(fleet: Fleet) -> None:
     finally:
         lonely.stop()
     assert run.status == 2
-    assert "replica" in flat(run.output)
-    assert "nothing relaxes this rule" in flat(run.output)
+    assert (
+        "rule 'replica': found no replication channel; expected a server that replicates; relax with: nothing relaxes"
+        in plain(run.output)
+    )
 
 
 def test_a_source(fleet: Fleet) -> None:
     with untouched(fleet):
         run = backup(fleet, fleet.inventory(fleet.source))
     assert run.status == 2
+    assert "rule 'replica': found no replication channel; expected a server that replicates" in plain(run.output)
+    assert "rule 'connected_replicas': found " in plain(run.output)
+    assert "expected no server that replicates from this one" in plain(run.output)
+    assert "server restored: yes, it was not stopped" in run.output
     assert "backup usable: no" in run.output
 
 
@@ -356,8 +408,21 @@ def test_archive_tool_missing(fleet: Fleet) -> None:
     with untouched(fleet):
         run = backup(fleet, inventory, "--limit", "replica1", compression="xz")
     assert run.status == 2
-    assert "xz" in flat(run.output)
-    assert "replica_backup_compression" in flat(run.output)
+    assert (
+        "rule 'tools': found missing: xz; expected the commands that format and compression need; "
+        "relax with: replica_backup_compression" in plain(run.output)
+    )
+
+
+def test_pymysql_missing_on_the_target(fleet: Fleet) -> None:
+    wrapper = fleet.root / "python-without-packages"
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
+    wrapper.chmod(0o755)
+    with untouched(fleet, files=True):
+        run = backup(fleet, fleet.inventory(ansible_python_interpreter=str(wrapper)), "--limit", "replica1")
+    assert run.status == 2
+    assert "Failed to import the required Python library (PyMySQL)" in flat(run.output)
+    assert "server restored: yes, it was not stopped" in run.output
 
 
 def test_server_down_before_the_run(fleet: Fleet) -> None:
