@@ -1,7 +1,7 @@
 # Copyright (c) 2026, mysql_ops contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The container image of a replica host, and the containers and networks made from it.
+"""The container images of replica hosts, and the containers and networks made from them.
 
 Everything made here carries a label with the path of this checkout, so that cleaning up finds it and leaves the
 containers of other checkouts alone.
@@ -24,7 +24,10 @@ from pathlib import Path
 from ansible_collections.mysql_ops.replica_backup.tests.lab.scratch import CHECKOUT
 
 NAME = "localhost/replica-host"
-SUITE = "bookworm"
+# As tests/lab/build-image.sh knows them.
+BOOKWORM = "bookworm"
+MYSQL97 = "trixie-mysql97"
+KINDS = (BOOKWORM, MYSQL97)
 LABEL = "mysql_ops.replica_backup.checkout"
 IMAGE_LABEL = "mysql_ops.replica_backup.image"
 PREFIX = f"rb-{hashlib.sha256(os.fsencode(CHECKOUT)).hexdigest()[:6]}"
@@ -34,28 +37,29 @@ _CONF = CHECKOUT / "tests" / "containers.conf"
 _LOCK = Path("/run/lock/mysql_ops.replica_backup.image.lock")
 
 
-def image_name() -> str:
+def image_name(kind: str = BOOKWORM) -> str:
     """Return the tag that stands for this build script in this week; a new week brings Debian's updates."""
     content = hashlib.sha256(_BUILD.read_bytes())
     content.update(time.strftime("%G-%V", time.gmtime()).encode())
-    return f"{NAME}:{SUITE}-{content.hexdigest()[:12]}"
+    return f"{NAME}:{kind}-{content.hexdigest()[:12]}"
 
 
-def ensure_image() -> str:
-    """Build the image unless it is there already, and return its name."""
-    name = image_name()
+def ensure_image(kind: str = BOOKWORM) -> str:
+    """Build the image of that kind unless it is there already, and return its name."""
+    name = image_name(kind)
     with _locked():
         if _podman("image", "exists", name, check=False) != 0:
             building = f"{NAME}:building"
-            subprocess.run([str(_BUILD), building, f"{IMAGE_LABEL}={SUITE}"], check=True, stdin=subprocess.DEVNULL)
+            command = [str(_BUILD), kind, building, f"{IMAGE_LABEL}={kind}"]
+            subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
             # Tagged last: a build that was cut off leaves no name that looks finished.
             _podman("tag", building, name)
             _podman("untag", building, building)
-            for old in _images():
+            for old in _images(f"{IMAGE_LABEL}={kind}"):
                 # Without force: one that a container still uses stays.
                 if name not in old.split():
                     _podman("rmi", old.split()[0], check=False, quiet=True)
-        _podman("tag", name, f"{NAME}:{SUITE}")
+        _podman("tag", name, f"{NAME}:{kind}")
     return name
 
 
@@ -88,7 +92,7 @@ def remove_all(*, images: bool) -> None:
             _podman("network", "rm", "-f", identity, check=False, quiet=True)
     if images:
         with _locked():
-            for line in _images():
+            for line in _images(IMAGE_LABEL):
                 for name in line.split():
                     _podman("rmi", name, check=False, quiet=True)
             _LOCK.unlink(missing_ok=True)
@@ -122,10 +126,10 @@ def _labelled(*command: str) -> list[tuple[str, str]]:
     return found
 
 
-def _images() -> list[str]:
-    """Return the names of our images, all names of one image in one line; its id when it has none."""
+def _images(label: str) -> list[str]:
+    """Return the names of the images with that label, all names of one in one line; its id when it has none."""
     listing = subprocess.run(
-        ["podman", "images", "--filter", f"label={IMAGE_LABEL}", "--format", "json"],
+        ["podman", "images", "--filter", f"label={label}", "--format", "json"],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -150,16 +154,24 @@ def _podman(*arguments: str, check: bool = True, quiet: bool = False) -> int:
 
 def main() -> int:
     """``image`` builds what is missing; ``env`` prints what a shell has to evaluate before it uses podman."""
-    if sys.argv[1:] == ["image"]:
+    command, *kinds = sys.argv[1:] or [""]
+    if command == "image" and set(kinds) <= set(KINDS):
         if os.geteuid() != 0:
             print("The containers need root (debootstrap, systemd in containers).", file=sys.stderr)
             return 1
-        print(ensure_image())
-        return 0
-    if sys.argv[1:] == ["env"]:
+        status = 0
+        for kind in kinds or KINDS:
+            try:
+                print(ensure_image(kind))
+            except subprocess.CalledProcessError as error:
+                print(f"THE IMAGE '{kind}' COULD NOT BE BUILT, what needs it will fail: {error}", file=sys.stderr)
+                status = 1
+        return status
+    if command == "env" and not kinds:
         variables = {
             **environment(),
-            "LAB_IMAGE": image_name(),
+            "LAB_IMAGE": image_name(BOOKWORM),
+            "LAB_IMAGE_MYSQL97": image_name(MYSQL97),
             "LAB_PREFIX": PREFIX,
             "LAB_LABEL": LABEL,
             "LAB_CHECKOUT": str(CHECKOUT),
@@ -167,7 +179,7 @@ def main() -> int:
         for name, value in variables.items():
             print(f"export {name}={shlex.quote(value)}")
         return 0
-    print("usage: containers image|env", file=sys.stderr)
+    print(f"usage: containers image [KIND...] | env, with KIND one of {', '.join(KINDS)}", file=sys.stderr)
     return 2
 
 
