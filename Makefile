@@ -46,7 +46,7 @@ lint: setup ## ansible-lint (production), ruff, mypy, yamllint, changelog
 	$(CHECK) lint ruff ruff check . || status=1; \
 	$(CHECK) lint ruff-format ruff format --check . || status=1; \
 	$(CHECK) lint mypy mypy --cache-dir .cache/mypy $(COLLECTION)/plugins $(COLLECTION)/tests \
-	    $(COLLECTION)/molecule/default/tests || status=1; \
+	    $(COLLECTION)/molecule/shared/tests || status=1; \
 	$(CHECK) lint yamllint yamllint --strict . || status=1; \
 	$(CHECK) lint changelog antsibull-changelog lint || status=1; \
 	$(CHECK) lint ansible-lint ansible-lint --offline --profile production || status=1; \

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import typing as t
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -15,10 +16,24 @@ from functools import cached_property
 from pathlib import Path
 
 import testinfra
+import yaml
 
-REPLICAS = ("replica1", "replica2", "replica3")
-_STOPPING = re.compile(r"(\d{4}-\d\d-\d\d +\d?\d:\d\d:\d\d) .*\(initiated by: .*Normal shutdown")
-_READY = re.compile(r"(\d{4}-\d\d-\d\d +\d?\d:\d\d:\d\d) .*ready for connections")
+from ansible_collections.mysql_ops.replica_backup.tests.lab.scratch import CHECKOUT
+
+# Set by tests/lab/molecule.sh.
+SCENARIO = os.environ.get("LAB_SCENARIO", "default")
+_SCENARIO = yaml.safe_load((CHECKOUT / "molecule" / SCENARIO / "molecule.yml").read_text(encoding="utf-8"))
+_INVENTORY = _SCENARIO["provisioner"]["inventory"]
+REPLICAS = tuple(host["name"] for host in _SCENARIO["platforms"] if "mysql_replicas" in host["groups"])
+_NAME = _INVENTORY["group_vars"]["all"]["lab_family"]
+_FAMILY_FILE = CHECKOUT / "molecule" / "shared" / "families" / f"{_NAME}.yml"
+# What the family of servers calls its units, statements and messages: the same file that prepared the hosts.
+FAMILY: dict[str, t.Any] = {"lab_family": _NAME, **yaml.safe_load(_FAMILY_FILE.read_text(encoding="utf-8"))}
+
+
+def settings_of(name: str) -> dict[str, t.Any]:
+    """Return what the scenario's inventory says of one host."""
+    return t.cast("dict[str, t.Any]", _INVENTORY["host_vars"].get(name) or {})
 
 
 @dataclass(frozen=True)
@@ -33,10 +48,17 @@ class Absence:
 class Host:
     """One host of the scenario, reached with podman exec."""
 
-    def __init__(self, name: str, scenario: str = "default") -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self.container = f"{os.environ['LAB_PREFIX']}-{scenario}-{name}"
+        self.container = f"{os.environ['LAB_PREFIX']}-{SCENARIO}-{name}"
         self._host = testinfra.get_host(f"podman://{self.container}")
+
+    @property
+    def root(self) -> str:
+        """Its root directory as this machine sees it."""
+        command = ["podman", "inspect", "--format", "{{.State.Pid}}", self.container]
+        pid = int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        return f"/proc/{pid}/root"
 
     def run(self, command: str, *arguments: str) -> str:
         """Run a shell command and return what it printed; it has to succeed."""
@@ -44,29 +66,39 @@ class Host:
 
     def sql(self, statement: str) -> str:
         """Run statements as root and return the values, tab separated."""
-        return self.run("mariadb --batch --skip-column-names --raw --execute %s", statement)
+        return self.run(f"{FAMILY['lab_client']} --batch --skip-column-names --raw --execute %s", statement)
 
     def row(self, statement: str) -> dict[str, str]:
         """Return one row by column name, empty when there is none."""
-        text = self.run("mariadb --vertical --execute %s", statement)
+        text = self.run(f"{FAMILY['lab_client']} --vertical --execute %s", statement)
         return dict(re.findall(r"^ *(\w+): ?(.*)$", text, re.MULTILINE))
+
+    def replication(self) -> dict[str, str]:
+        """Return the status of its one channel, in the words that MySQL uses today."""
+        status = self.row(FAMILY["lab_show_replica"])
+        return {name.replace("Master", "Source").replace("Slave", "Replica"): text for name, text in status.items()}
 
     @property
     def log(self) -> str:
         """Everything its server ever logged: in a file where it was told to, else in the journal."""
-        if self.name == "replica3":
-            return self.run("cat /var/log/mysql/error.log")
-        return self.run("journalctl --unit=mariadb --output=cat --no-pager")
+        file = self.sql("SELECT @@log_error").strip()
+        if file.startswith("/"):
+            return self.run("cat %s", file)
+        return self.run("journalctl --unit=%s --output=cat --no-pager", FAMILY["lab_unit"])
 
     def absences(self) -> list[Absence]:
         """Return every orderly stop and the start after it."""
         found: list[Absence] = []
         for line in self.log.splitlines():
-            if match := _STOPPING.search(line):
-                found.append(Absence(self.name, _when(match[1]), None))
-            elif (match := _READY.search(line)) and found and found[-1].back is None:
-                found[-1] = Absence(self.name, found[-1].gone, _when(match[1]))
+            if match := re.search(FAMILY["lab_stopping"], line):
+                found.append(Absence(self.name, _when(*match.groups()), None))
+            elif (match := re.search(FAMILY["lab_ready"], line)) and found and found[-1].back is None:
+                found[-1] = Absence(self.name, found[-1].gone, _when(*match.groups()))
         return found
+
+    def history(self) -> str:
+        """Return the transactions that its data have seen, as global transaction identifiers."""
+        return re.sub(r"\s", "", self.sql(FAMILY["lab_show_history"]))
 
     def checksums(self) -> dict[str, str]:
         """Return CHECKSUM TABLE of every table of the load."""
@@ -79,8 +111,8 @@ class Host:
 
     def wait_for_source_position(self, file: str, position: int, seconds: int = 60) -> None:
         """Wait until this replica has applied the source's binary log up to there."""
-        waited = self.sql(f"SELECT MASTER_POS_WAIT('{file}', {position}, {seconds})").strip()
-        assert waited.isdigit(), f"{self.name} did not reach {file}:{position}: {self.row('SHOW SLAVE STATUS')}"
+        waited = self.sql(f"SELECT {FAMILY['lab_wait']}('{file}', {position}, {seconds})").strip()
+        assert waited.isdigit(), f"{self.name} did not reach {file}:{position}: {self.replication()}"
 
 
 @dataclass(frozen=True)
@@ -99,6 +131,5 @@ class BackupSet:
         return t.cast("dict[str, t.Any]", channel)
 
 
-def _when(text: str) -> datetime:
-    day, clock = text.split()
+def _when(day: str, clock: str) -> datetime:
     return datetime.strptime(f"{day} {clock.zfill(8)}", "%Y-%m-%d %H:%M:%S").replace(tzinfo=timezone.utc)

@@ -19,7 +19,7 @@ export ANSIBLE_COLLECTIONS_PATH=$PWD/.ansible/collections:$PWD/.cache/colls
 export ANSIBLE_HOME=$PWD/.cache/ansible
 settings=$(PYTHONPATH=$PWD/.ansible/collections python -m ansible_collections.mysql_ops.replica_backup.tests.lab.containers env)
 eval "$settings"
-export LAB_SCRATCH=$PWD/.test/molecule/$scenario LAB_RESULTS
+export LAB_SCENARIO=$scenario LAB_SCRATCH=$PWD/.test/molecule/$scenario LAB_RESULTS
 LAB_RESULTS=$(realpath "$results")
 # Names the layout, so that molecule does not look for another one.
 export MOLECULE_GLOB=$PWD/molecule/*/molecule.yml

@@ -13,7 +13,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import REPLICAS, BackupSet
+from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import FAMILY, REPLICAS, BackupSet, Host, settings_of
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -85,17 +85,19 @@ def test_manifest_lists_the_tree(backup: BackupSet, tree: Path) -> None:
 
 def test_a_restore_finds_what_a_replica_needs(backup: BackupSet, tree: Path) -> None:
     data = tree / "datadir"
-    for name in ("ibdata1", "ib_logfile0", "master.info", "relay-log.info", "mysql/db.frm", "lab/journal.ibd"):
+    for name in FAMILY["lab_needed_files"]:
         assert (data / name).is_file(), name
     relay_log = backup.channel["relay_log_file"]
     assert list(tree.rglob(relay_log)), relay_log
     assert not (data / "ibtmp1").exists()
 
 
-def test_places_outside_the_data_directory(sets: dict[str, BackupSet]) -> None:
-    inside = {place["name"] for place in sets["replica1"].manifest["places"]}
-    outside = {place["name"] for place in sets["replica3"].manifest["places"]}
-    assert outside - inside == {"binlog", "relay_log"}
+def test_places_outside_the_data_directory(backup: BackupSet, tree: Path) -> None:
+    elsewhere = settings_of(backup.manifest["host"]).get("lab_elsewhere", {})
+    places = {place["name"] for place in backup.manifest["places"]}
+    assert places & {"binlog", "relay_log", "tablespaces", "tablespaces-2"} == set(elsewhere)
+    for place, pattern in elsewhere.items():
+        assert list((tree / place).glob(pattern)), pattern
 
 
 def test_the_stop_was_clean_and_the_time_away_is_known(backup: BackupSet) -> None:
@@ -103,7 +105,7 @@ def test_the_stop_was_clean_and_the_time_away_is_known(backup: BackupSet) -> Non
     assert 0 < backup.manifest["times"]["downtime_seconds"] < 120
 
 
-def test_it_records_a_position_of_the_source(backup: BackupSet) -> None:
+def test_it_records_a_position_of_the_source(backup: BackupSet, hosts: dict[str, Host]) -> None:
     channel = backup.channel
-    assert channel["source_log_file"].startswith("mysql-bin.")
-    assert int(channel["source_log_pos"]) > 4
+    logs = dict(line.split("\t")[:2] for line in hosts["source"].sql("SHOW BINARY LOGS").splitlines())
+    assert 4 < int(channel["source_log_pos"]) <= int(logs[channel["source_log_file"]])

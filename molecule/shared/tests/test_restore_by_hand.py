@@ -8,14 +8,21 @@ Nothing of the collection takes part.
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import BackupSet, Host
+from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import (
+    FAMILY,
+    REPLICAS,
+    BackupSet,
+    Host,
+    settings_of,
+)
 
-# One replica by file and position, which goes on with its relay logs, and one by GTID with its logs elsewhere.
-ORIGINS = ("replica2", "replica3")
+# Between them: by file and position, by GTID, all in the data directory, files elsewhere.
+ORIGINS = tuple(name for name in REPLICAS if settings_of(name).get("lab_restore"))
 
 
 @pytest.fixture(scope="module", params=ORIGINS)
@@ -24,7 +31,7 @@ def restored(
 ) -> tuple[Host, BackupSet]:
     """Return a started server made of the set, its replication threads not started yet."""
     host, origin, backup = hosts["restored"], hosts[request.param], sets[request.param]
-    host.run("systemctl stop mariadb.socket mariadb.service")
+    host.run(f"systemctl stop {' '.join(reversed(FAMILY['lab_units']))}")
     host.run("rm -rf /restore /var/lib/mysql/* /var/log/mysql/* && mkdir -p /restore")
     archive = f"{host.container}:/restore/data.tar.zst"
     subprocess.run(["podman", "cp", str(backup.directory / "data.tar.zst"), archive], check=True)
@@ -32,33 +39,36 @@ def restored(
     for place in backup.manifest["places"]:
         if place["name"] not in ("config", "keys"):
             host.run("cp -a %s/. %s/", f"/restore/{place['name']}", place["path"])
+    # The original lives: on MySQL the copy needs another server_uuid, which the server gives itself.
+    host.run("rm -f /var/lib/mysql/auto.cnf")
     # The configuration of where it came from; its server_id must differ from every other.
-    settings = origin.run("cat /etc/mysql/mariadb.conf.d/90-replication.cnf")
-    host.run(
-        "printf %s > /etc/mysql/mariadb.conf.d/90-replication.cnf",
-        f"{settings}\nserver_id = 9{origin.name[-1]}\nskip_slave_start = ON\n",
-    )
-    host.run("systemctl start mariadb.service")
+    settings = origin.run("cat %s", FAMILY["lab_settings_file"])
+    settings += f"\nserver_id = 9{origin.name[-1]}\nskip_slave_start = ON\n"
+    if relay_logs := backup.manifest["server"]["settings"].get("relay_log_basename"):
+        # MySQL names them after the host, which is another one now.
+        settings += f"relay_log = {relay_logs}\n"
+    host.run("printf %s > %s", settings, FAMILY["lab_settings_file"])
+    host.run("systemctl start %s", FAMILY["lab_unit"])
     return host, backup
 
 
 def test_it_starts_without_recovery(restored: tuple[Host, BackupSet]) -> None:
     host, _backup = restored
-    invocation = host.run("systemctl show --value --property=InvocationID mariadb.service").strip()
+    invocation = host.run("systemctl show --value --property=InvocationID %s", FAMILY["lab_unit"]).strip()
     log = host.run("journalctl --no-pager --output=cat _SYSTEMD_INVOCATION_ID=%s", invocation)
-    log += (
-        host.run("cat /var/log/mysql/error.log 2>/dev/null || true") if "replica3" in _backup.manifest["host"] else ""
-    )
-    assert "crash recovery" not in log
+    # Emptied before the start; the servers that log to the journal have none.
+    log += host.run("cat /var/log/mysql/error.log 2>/dev/null || true")
+    assert re.search(FAMILY["lab_ready"], log)
+    assert "crash recovery" not in log.lower()
     assert "[ERROR]" not in log
 
 
 def test_it_stands_where_the_manifest_says(restored: tuple[Host, BackupSet]) -> None:
     host, backup = restored
-    status, channel = host.row("SHOW SLAVE STATUS"), backup.channel
-    assert status["Slave_IO_Running"] == status["Slave_SQL_Running"] == "No"
-    assert status["Relay_Master_Log_File"] == channel["source_log_file"]
-    assert int(status["Exec_Master_Log_Pos"]) == int(channel["source_log_pos"])
+    status, channel = host.replication(), backup.channel
+    assert status["Replica_IO_Running"] == status["Replica_SQL_Running"] == "No"
+    assert status["Relay_Source_Log_File"] == channel["source_log_file"]
+    assert int(status["Exec_Source_Log_Pos"]) == int(channel["source_log_pos"])
     assert status["Relay_Log_File"] == channel["relay_log_file"]
     assert int(status["Relay_Log_Pos"]) == int(channel["relay_log_pos"])
 
@@ -68,11 +78,11 @@ def test_it_goes_on_from_there_and_equals_the_source(
 ) -> None:
     host, backup = restored
     assert host.checksums() != hosts["source"].checksums(), "nothing was written since the backup: this proves nothing"
-    host.sql("START SLAVE")
+    host.sql(FAMILY["lab_start_replica"])
     # Only now are the writes stopped (once for all tests): it joins while they go on.
     host.wait_for_source_position(*request.getfixturevalue("quiet"))
-    status = host.row("SHOW SLAVE STATUS")
-    assert status["Slave_IO_Running"] == status["Slave_SQL_Running"] == "Yes"
+    status = host.replication()
+    assert status["Replica_IO_Running"] == status["Replica_SQL_Running"] == "Yes"
     assert status["Last_IO_Error"] == status["Last_SQL_Error"] == ""
     assert host.sql("SELECT @@server_id").strip() == f"9{backup.manifest['host'][-1]}"
     assert host.checksums() == hosts["source"].checksums()

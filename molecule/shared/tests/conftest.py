@@ -1,7 +1,7 @@
 # Copyright (c) 2026, mysql_ops contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The hosts and the sets of this scenario."""
+"""The hosts and the sets of the scenario that runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import REPLICAS, BackupSet, Host
+from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import FAMILY, REPLICAS, BackupSet, Host
 
 
 @pytest.fixture(scope="session")
@@ -37,5 +37,5 @@ def quiet(hosts: dict[str, Host]) -> tuple[str, int]:
     tally = json.loads(source.run("cat /var/tmp/lab-load.json"))
     assert tally["errors"] == 0
     assert int(source.sql("SELECT COUNT(*) FROM lab.journal")) == tally["committed"] > 0
-    status = source.row("SHOW MASTER STATUS")
+    status = source.row(FAMILY["lab_show_source"])
     return status["File"], int(status["Position"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import REPLICAS, BackupSet, Host
+from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import FAMILY, REPLICAS, BackupSet, Host, settings_of
 
 
 def test_each_replica_was_away_once_and_alone(hosts: dict[str, Host], sets: dict[str, BackupSet]) -> None:
@@ -38,22 +38,27 @@ def test_the_source_was_never_away(hosts: dict[str, Host], sets: dict[str, Backu
 
 @pytest.mark.parametrize("name", REPLICAS)
 def test_replication_is_as_it_was(hosts: dict[str, Host], name: str) -> None:
-    status = hosts[name].row("SHOW SLAVE STATUS")
-    assert status["Slave_IO_Running"] == "Yes"
-    assert status["Slave_SQL_Running"] == "Yes"
+    status = hosts[name].replication()
+    assert status["Replica_IO_Running"] == "Yes"
+    assert status["Replica_SQL_Running"] == "Yes"
     assert status["Last_IO_Error"] == status["Last_SQL_Error"] == ""
-    assert status["Using_Gtid"] == ("No" if name == "replica2" else "Slave_Pos")
+    assert status[FAMILY["lab_gtid_column"]] == FAMILY["lab_gtid_values"][settings_of(name)["lab_gtid"]]
+    # Set at run time, in no option file: a restart alone would have lost it.
+    assert hosts[name].sql(f"SELECT @@GLOBAL.{FAMILY['lab_read_only']}").strip() == "1"
 
 
 @pytest.mark.parametrize("name", REPLICAS)
 def test_the_service_is_as_the_package_left_it(hosts: dict[str, Host], name: str) -> None:
     host = hosts[name]
-    assert host.run("systemctl is-active mariadb.service mariadb.socket").split() == ["active", "active"]
-    assert host.run("systemctl show --property=DropInPaths,NeedDaemonReload mariadb.service").split() == [
+    units = FAMILY["lab_units"]
+    assert host.run(f"systemctl is-active {' '.join(units)}").split() == ["active"] * len(units)
+    assert host.run("systemctl show --property=DropInPaths,NeedDaemonReload %s", FAMILY["lab_unit"]).split() == [
         "DropInPaths=",
         "NeedDaemonReload=no",
     ]
-    assert "skip-slave-start" not in host.run("tr '\\0' ' ' < /proc/$(pidof mariadbd)/cmdline")
+    words = host.run(f"tr '\\0' ' ' < /proc/$(pidof {FAMILY['lab_server']})/cmdline")
+    assert FAMILY["lab_server"] in words
+    assert "skip" not in words
 
 
 @pytest.mark.parametrize("name", REPLICAS)
@@ -69,4 +74,5 @@ def test_nothing_is_left_on_the_replica(hosts: dict[str, Host], name: str) -> No
 @pytest.mark.parametrize("name", REPLICAS)
 def test_caught_up_and_equal_to_the_source(hosts: dict[str, Host], quiet: tuple[str, int], name: str) -> None:
     hosts[name].wait_for_source_position(*quiet)
+    assert hosts[name].history() == hosts["source"].history() != ""
     assert hosts[name].checksums() == hosts["source"].checksums()
