@@ -18,6 +18,7 @@ PYTEST := python -m pytest
 CHECK := tests/lab/check.sh
 LAB := PYTHONPATH=$(CURDIR)/.ansible/collections python -m ansible_collections.mysql_ops.replica_backup.tests.lab
 
+SCENARIOS := default mysql97
 STAGES := lint sanity unit integration molecule
 
 .PHONY: help setup setup-tests demo test $(STAGES) image clean
@@ -66,8 +67,12 @@ integration: setup-tests ## Tests against real servers on this machine
 	@mkdir -p $(RESULTS)
 	@$(PYTEST) tests/integration --junitxml=$(RESULTS)/integration.xml
 
-molecule: setup-tests image ## One source and three replicas as systemd hosts, under writes
-	@tests/lab/molecule.sh $(RESULTS) default
+# An image that cannot be built fails its own scenario, in the count as well, and no other.
+molecule: setup-tests ## Fleets of systemd hosts under writes: MariaDB 10.11, MySQL 9.7
+	@status=0; $(LAB).containers image || status=1; \
+	for scenario in $(SCENARIOS); do \
+	    tests/lab/molecule.sh $(RESULTS) "$$scenario" || status=1; \
+	done; exit $$status
 
 image: setup-tests
 	@$(LAB).containers image
