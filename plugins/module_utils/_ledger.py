@@ -216,7 +216,7 @@ class Ledger:
         """Note that ``step`` has ended."""
         now = self.data["times"][step]
         now["end"] = utc()
-        now["seconds"] = round(time.monotonic() - now["start_mono"], 6)
+        now["seconds"] = round(time.monotonic() - now["start_mono"], 3)
         self._note(must)
 
     def _note(self, must: bool, lease: float = DEFAULT_LEASE) -> None:

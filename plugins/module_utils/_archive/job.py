@@ -394,7 +394,7 @@ def _write_set(
         "clean_stop": ledger.data.get("clean_stop"),
         "times": {
             **_ledger.public_times(ledger),
-            "capture": {"start": start, "end": _ledger.utc(), "seconds": round(time.monotonic() - clock, 6)},
+            "capture": {"start": start, "end": _ledger.utc(), "seconds": round(time.monotonic() - clock, 3)},
             "downtime_seconds": None,
         },
         "warnings": list(dict.fromkeys((*ledger.data.get("warnings", ()), *discovery.warnings))),
@@ -520,7 +520,7 @@ def _publish_locked(request: Request) -> Outcome:
         **final["times"],
         **(_ledger.public_times(ledger) if ours and ledger is not None else {}),
         **request.times,
-        "proof": {"start": start, "end": _ledger.utc(), "seconds": round(time.monotonic() - clock, 6)},
+        "proof": {"start": start, "end": _ledger.utc(), "seconds": round(time.monotonic() - clock, 3)},
     }
     if ours and ledger is not None:
         final["times"]["downtime_seconds"] = request.times.get(
