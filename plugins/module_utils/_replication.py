@@ -295,11 +295,13 @@ def _fill_gaps(session: Session, dialect: Dialect, limit: float) -> None:
         return
     variables = session.variables()
     workers = next((int(variables[n]) for n in dialect.parallel_workers_variables if n in variables), 0)
-    if workers < 2 or variables.get("gtid_mode", "OFF").upper() == "ON":
+    if workers < 2:
         return
     for channel in read_channels(session, dialect):
-        # Everything executed leaves no gap; without a source log name the applier has never run.
-        if channel.executed == channel.read or not channel.source_log_file:
+        # Everything executed leaves no gap, auto-positioning fetches what is missing by GTID (manual, "START REPLICA
+        # Statement"), and without a source log name the applier has never run.
+        by_gtid = channel.gtid.get("auto_position") == "1"
+        if channel.executed == channel.read or by_gtid or not channel.source_log_file:
             continue
         session.execute(*dialect.start_until_gaps_filled(channel.name))
         deadline = time.monotonic() + limit

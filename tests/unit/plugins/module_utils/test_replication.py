@@ -216,9 +216,12 @@ def test_gaps_that_are_not_filled_in_time_are_an_error() -> None:
         _replication.quiesce(scripted, MYSQL_56, Limits(gaps=0.01))
 
 
-@pytest.mark.parametrize("variables", [{"slave_parallel_workers": "0"}, {}])
-def test_a_single_threaded_applier_has_no_gaps(variables: dict[str, str]) -> None:
-    gap = row("mysql_5_6", "stopped", Exec_Master_Log_Pos=4)
+@pytest.mark.parametrize(
+    ("variables", "auto_position"),
+    [({"slave_parallel_workers": "0"}, 0), ({}, 0), ({"slave_parallel_workers": "4"}, 1)],
+)
+def test_without_workers_or_by_gtid_no_gap_is_filled(variables: dict[str, str], auto_position: int) -> None:
+    gap = row("mysql_5_6", "stopped", Exec_Master_Log_Pos=4, Auto_Position=auto_position)
     scripted = session([row("mysql_5_6")], [row("mysql_5_6")], [gap], **variables)
     _replication.quiesce(scripted, MYSQL_56, Limits())
     assert not any("UNTIL" in statement for statement in scripted.statements)
