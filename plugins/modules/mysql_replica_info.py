@@ -18,15 +18,7 @@ attributes:
     description: There is nothing to compare.
 extends_documentation_fragment:
   - mysql_ops.replica_backup.login
-options:
-  service_manager:
-    description: How the server is stopped and started; V(auto) finds it from the running process.
-    type: str
-    choices: [auto, systemd, sysvinit, mysqld_safe, none]
-    default: auto
-  service_name:
-    description: Name of the unit or script, or the start command of C(mysqld_safe). Found when not given.
-    type: str
+  - mysql_ops.replica_backup.service
 author:
   - mysql_ops contributors (@mysql-ops)
 seealso:

@@ -27,6 +27,7 @@ attributes:
 extends_documentation_fragment:
   - mysql_ops.replica_backup.login
   - mysql_ops.replica_backup.run
+  - mysql_ops.replica_backup.service
 options:
   run_id:
     description:
@@ -75,14 +76,6 @@ options:
     description: Room that must be free for O(spool_dir), as a multiple of the data's size on disk.
     type: float
     default: 1.0
-  service_manager:
-    description: How the server is stopped and started; V(auto) finds it from the running process.
-    type: str
-    choices: [auto, systemd, sysvinit, mysqld_safe, none]
-    default: auto
-  service_name:
-    description: Name of the unit or script, or the start command of C(mysqld_safe). Found when not given.
-    type: str
   drain_timeout:
     description: Seconds without progress that the appliers may take to execute what was downloaded.
     type: int

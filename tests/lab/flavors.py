@@ -96,21 +96,30 @@ class Flavor(t.Protocol):
         """Return the state of the only channel, or None on a server that is no replica."""
 
 
-def _only_channel(query: Query) -> ChannelState | None:
-    rows = query("SHOW SLAVE STATUS")
-    if not rows:
-        return None
-    row = rows[0]
-    return ChannelState(
-        io_running=row["Slave_IO_Running"] == "Yes",
-        applier_running=row["Slave_SQL_Running"] == "Yes",
-        error=row["Last_IO_Error"] or row["Last_SQL_Error"],
-        seconds_behind=row["Seconds_Behind_Master"],
-    )
+class _OldWords:
+    """Statements that MariaDB and MySQL 5.6 share."""
+
+    def start_replication(self, query: Query) -> None:
+        query("START SLAVE")
+
+    def stop_replication(self, query: Query) -> None:
+        query("STOP SLAVE")
+
+    def channel(self, query: Query) -> ChannelState | None:
+        rows = query("SHOW SLAVE STATUS")
+        if not rows:
+            return None
+        row = rows[0]
+        return ChannelState(
+            io_running=row["Slave_IO_Running"] == "Yes",
+            applier_running=row["Slave_SQL_Running"] == "Yes",
+            error=row["Last_IO_Error"] or row["Last_SQL_Error"],
+            seconds_behind=row["Seconds_Behind_Master"],
+        )
 
 
 @dataclass(frozen=True)
-class MariaDB:
+class MariaDB(_OldWords):
     """MariaDB as the distribution packages it."""
 
     name: str = "mariadb"
@@ -160,12 +169,6 @@ class MariaDB:
         )
         self.start_replication(query)
 
-    def start_replication(self, query: Query) -> None:
-        query("START SLAVE")
-
-    def stop_replication(self, query: Query) -> None:
-        query("STOP SLAVE")
-
     def forget_history(self, query: Query) -> None:
         query("RESET MASTER")
         query("SET GLOBAL gtid_slave_pos = ''")
@@ -175,9 +178,6 @@ class MariaDB:
 
     def wait_for(self, query: Query, position: str, timeout: float) -> bool:
         return bool(query("SELECT MASTER_GTID_WAIT(%s, %s) AS late", (position, timeout))[0]["late"] == 0)
-
-    def channel(self, query: Query) -> ChannelState | None:
-        return _only_channel(query)
 
 
 @functools.cache
@@ -195,7 +195,7 @@ def _mysql56_home() -> Path:
 
 
 @dataclass(frozen=True)
-class MySQL56:
+class MySQL56(_OldWords):
     """MySQL 5.6.24 from the npm registry (``tests/lab/mysql56.sh``): old words, FILE or TABLE repositories."""
 
     name: str = "mysql56"
@@ -243,12 +243,6 @@ class MySQL56:
         )
         self.start_replication(query)
 
-    def start_replication(self, query: Query) -> None:
-        query("START SLAVE")
-
-    def stop_replication(self, query: Query) -> None:
-        query("STOP SLAVE")
-
     def forget_history(self, query: Query) -> None:
         query("RESET MASTER")
 
@@ -260,6 +254,3 @@ class MySQL56:
         name, offset = position.split(":")
         waited = query("SELECT MASTER_POS_WAIT(%s, %s, %s) AS events", (name, int(offset), timeout))[0]["events"]
         return waited is not None and waited >= 0
-
-    def channel(self, query: Query) -> ChannelState | None:
-        return _only_channel(query)
