@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import time
-import typing as t
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
