@@ -166,7 +166,7 @@ def main() -> None:
             "close": {"type": "bool", "default": False},
             "lock_timeout": {"type": "int", "default": 120},
         },
-        required_by={"only_own": ("run_id",)},
+        required_if=[("only_own", True, ("run_id",))],
         mutually_exclusive=[("recover", "close")],
         supports_check_mode=True,
     )
