@@ -143,7 +143,7 @@ def test_two_backups_at_once(fleet: Fleet, replica: Server, tmp_path: Path) -> N
         lost.output
     ) or "An earlier run on this server is not finished" in flat(lost.output), lost.output
     assert "of run " in flat(lost.output) or "Found: run " in flat(lost.output), lost.output
-    assert "server restored: yes, , this run did not stop it" in flat(lost.output)
+    assert "server restored: yes, this run did not stop it" in flat(lost.output)
     (directory,) = fleet.set_directories(replica)
     assert_set_is_whole(directory, tmp_path)
     # It went down once, for the winner, and nobody made it wait for the loser.

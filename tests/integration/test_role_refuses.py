@@ -213,7 +213,7 @@ def test_compression_level_out_of_range(fleet: Fleet) -> None:
         run = backup(fleet, None, "--limit", "replica1", compression_level="99")
     assert run.status == 2
     assert re.search(r"level.* 99\b", flat(run.output)), run.output
-    assert "server restored: yes, , this run did not stop it" in run.output
+    assert "server restored: yes, this run did not stop it" in run.output
 
 
 # -- where the set shall go ----------------------------------------------------------------------------------------
@@ -306,7 +306,7 @@ def test_spool_whose_parent_is_missing(fleet: Fleet, check: tuple[str, ...]) -> 
         run = backup(fleet, None, "--limit", "replica1", *check, spool_dir=str(spool))
     assert run.status == 2
     assert f"{spool.parent} does not exist" in flat(run.output)
-    assert "server restored: yes, , this run did not stop it" in flat(run.output)
+    assert "server restored: yes, this run did not stop it" in flat(run.output)
     assert not spool.parent.exists()
 
 
@@ -363,7 +363,7 @@ def test_a_source(fleet: Fleet) -> None:
     assert "rule 'replica': found no replication channel; expected a server that replicates" in plain(run.output)
     assert "rule 'connected_replicas': found " in plain(run.output)
     assert "expected no server that replicates from this one" in plain(run.output)
-    assert "server restored: yes, , this run did not stop it" in run.output
+    assert "server restored: yes, this run did not stop it" in run.output
     assert "backup usable: no" in run.output
 
 
@@ -422,7 +422,7 @@ def test_pymysql_missing_on_the_target(fleet: Fleet) -> None:
         run = backup(fleet, fleet.inventory(ansible_python_interpreter=str(wrapper)), "--limit", "replica1")
     assert run.status == 2
     assert "Failed to import the required Python library (PyMySQL)" in flat(run.output)
-    assert "server restored: yes, , this run did not stop it" in run.output
+    assert "server restored: yes, this run did not stop it" in run.output
 
 
 def test_server_down_before_the_run(fleet: Fleet) -> None:
