@@ -42,7 +42,7 @@ test: setup-tests ## Everything below, and a count at the end
 	    printf '\n===== %s\n' "$$stage"; $(MAKE) --no-print-directory "$$stage" || status=1; \
 	done; printf '\n'; $(LAB).results $(RESULTS) || status=1; exit $$status
 
-lint: setup ## ansible-lint (production), ruff, mypy, yamllint, changelog
+lint: setup-tests ## ansible-lint (production), ruff, mypy, yamllint, changelog
 	@status=0; \
 	$(CHECK) lint ruff ruff check . || status=1; \
 	$(CHECK) lint ruff-format ruff format --check . || status=1; \

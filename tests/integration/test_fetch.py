@@ -106,6 +106,8 @@ def remote() -> Iterator[Remote]:
                     "ansible_host_key_checking": False,
                     "ansible_control_path_dir": str(root / "cp"),
                     "ansible_python_interpreter": sys.executable,
+                    "ansible_remote_tmp": "~/.ansible/tmp",
+                    "ansible_async_dir": "~/.ansible_async",
                 },
             )
         finally:

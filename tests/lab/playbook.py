@@ -38,9 +38,6 @@ def environment() -> dict[str, str]:
         "ANSIBLE_COLLECTIONS_PATH": f"{CHECKOUT}/.ansible/collections:{CHECKOUT}/.cache/colls",
         "ANSIBLE_HOME": str(CHECKOUT / ".cache" / "ansible"),
         "ANSIBLE_CONFIG": str(Path(__file__).with_name("ansible.cfg")),
-        # Nothing is left in the home of whoever runs it.
-        "ANSIBLE_ASYNC_DIR": str(CHECKOUT / ".cache" / "ansible" / "async"),
-        "ANSIBLE_REMOTE_TEMP": str(CHECKOUT / ".cache" / "ansible" / "remote"),
         "ANSIBLE_NOCOLOR": "1",
         "ANSIBLE_DEPRECATION_WARNINGS": "False",
     }
@@ -63,6 +60,9 @@ def inventory(
     }
     common = {
         "ansible_connection": "local",
+        # Nothing is left in the home of whoever runs it.
+        "ansible_async_dir": str(CHECKOUT / ".cache" / "ansible" / "async"),
+        "ansible_remote_tmp": str(CHECKOUT / ".cache" / "ansible" / "remote"),
         # The interpreter that has PyMySQL here; on a real replica it is the system's.
         "ansible_python_interpreter": sys.executable,
         "replica_backup_login_user": "root",
