@@ -131,19 +131,15 @@ def starts(server: Server) -> int:
     return server.error_log.read_text(errors="replace").count("ready for connections")
 
 
-def test_two_backups_at_once(fleet: Fleet, replica: Server, tmp_path: Path) -> None:
-    """With the same id even, as two jobs have that begin in the same second."""
+def test_a_second_backup_beside_the_first(fleet: Fleet, replica: Server, tmp_path: Path) -> None:
     before = starts(replica)
-    arguments = {"id": "20260404T040404Z", "lock_timeout": "1", **SLOW}
-    with ThreadPoolExecutor(2) as pool:
-        both = [pool.submit(backup, fleet, None, "--limit", replica.name, **arguments) for _number in range(2)]
-    won, lost = sorted((run.result() for run in both), key=lambda run: run.status)
+    with under_way(fleet, replica) as run:
+        lost = backup(fleet, None, "--limit", replica.name, lock_timeout="1")
+        won = run.result()
     assert (won.status, lost.status) == (0, 2), won.output + lost.output
-    assert "Another run is at work on this server" in flat(
-        lost.output
-    ) or "An earlier run on this server is not finished" in flat(lost.output), lost.output
-    assert "of run " in flat(lost.output) or "Found: run " in flat(lost.output), lost.output
-    assert "server restored: yes, this run did not stop it" in flat(lost.output)
+    said = flat(lost.output)
+    assert "Another run is at work on this server" in said or "An earlier run on this server is not finished" in said
+    assert "this run did not stop it" in said
     (directory,) = fleet.set_directories(replica)
     assert_set_is_whole(directory, tmp_path)
     # It went down once, for the winner, and nobody made it wait for the loser.
