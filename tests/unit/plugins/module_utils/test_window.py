@@ -393,6 +393,7 @@ def test_a_start_that_fails_does_not_spoil_the_capture(place: Place) -> None:
     ledger.begin("stopped")
     assert "not armed" in _handover.start_now(place.state)["start_error"]
     job.publish(request)
+    _start.start(place.start_request())
     _start.start(place.start_request(close=True))
 
 
