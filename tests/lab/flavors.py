@@ -200,7 +200,7 @@ class MySQL56(_OldWords):
 
     name: str = "mysql56"
     family: str = "mysql"
-    home: Path = field(default_factory=lambda: _mysql56_home())
+    home: Path = field(default_factory=_mysql56_home)
     repositories: str = "FILE"
 
     @property
