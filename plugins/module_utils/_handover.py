@@ -39,14 +39,14 @@ def capture_then_start(capture: t.Callable[[], T], state_dir: str) -> tuple[T, d
 
 def start_now(state_dir: str) -> dict[str, t.Any]:
     """Start the server of the open ledger; does not wait for catch-up. Never raises ReplicaBackupError."""
-    ledger = _ledger.load(state_dir)
-    if ledger is not None and ledger.step in ("serving", "catch_up"):
-        return {"server_restored": True, "start_error": ""}
-    login = _deadman.login_of_armed(state_dir)
-    if login is None:
-        return {"server_restored": False, "start_error": "the dead-man is not armed any more, so it is at work itself"}
     try:
+        ledger = _ledger.load(state_dir)
+        if ledger is not None and ledger.step in ("serving", "catch_up"):
+            return {"server_restored": True, "start_error": ""}
+        login = _deadman.login_of_armed(state_dir)
+        if login is None:
+            return {"server_restored": False, "start_error": "the dead-man is not armed any more, it is at work itself"}
         result = _start.start(StartRequest(login=login, state_dir=state_dir, catch_up=False))
     except (ReplicaBackupError, OSError) as error:
         return {"server_restored": False, "start_error": str(error)}
-    return {"server_restored": bool(result["server_restored"]), "start_error": ""}
+    return {"server_restored": bool(result.get("server_restored")), "start_error": ""}
