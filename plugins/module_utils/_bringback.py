@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _connection,
+    _error_log,
     _replication,
     _server,
     _service,
@@ -83,7 +84,7 @@ def _bring_back(ledger: Ledger, login: Login, limits: BringBackLimits) -> Brough
     with _start_lock(ledger.state_dir, limits.start):
         running = _wait_for_running_or_gone(ledger, login, limits.stop)
         error_log = ledger.data["server"].get("error_log")
-        mark = _server.mark_error_log(error_log) if error_log else None
+        mark = _error_log.mark_end(error_log) if error_log else None
         if not running:
             threads = wanted_threads(ledger)
             skip = not all(item.io and item.applier for item in threads)
@@ -202,7 +203,7 @@ def _wait_until_it_answers(
     ledger: Ledger,
     login: Login,
     manager: _service.ServiceManager,
-    mark: _server.ErrorLogMark | None,
+    mark: _error_log.ErrorLogMark | None,
     limit: float,
 ) -> float:
     """Monotonic time at which the server answered."""
@@ -233,12 +234,12 @@ def _wait_until_it_answers(
         time.sleep(_POLL)
 
 
-def _log_words(mark: _server.ErrorLogMark | None) -> str:
+def _log_words(mark: _error_log.ErrorLogMark | None) -> str:
     """What the server's error log says since ``mark``: its errors, and how it ends."""
     if mark is None:
         return "(not in a file that can be read)"
     try:
-        lines = [line for line in _server.error_log_since(mark).splitlines() if line.strip()]
+        lines = [line for line in _error_log.since(mark).splitlines() if line.strip()]
     except OSError as error:
         return f"(cannot be read: {error.strerror})"
     errors = [line for line in lines if "error" in line.lower()]

@@ -9,7 +9,12 @@ import os
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _connection, _replication, _server
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
+    _connection,
+    _error_log,
+    _replication,
+    _server,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Identity, Login, Session
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
@@ -117,7 +122,7 @@ class Observed:
             "server_id": int(self.variables.get("server_id", "0")),
             "datadir": self.datadir,
             "pid_file": self.pid_file,
-            "error_log": _server.error_log_path(self.variables),
+            "error_log": _error_log.path_of(self.variables),
             "process": self.process.to_dict(),
             "variables": {name: self.variables[name] for name in RESTORE_SETTINGS if name in self.variables},
         }

@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _bringback,
+    _clean_stop,
     _connection,
     _deadman,
     _discovery,
+    _error_log,
     _guards,
     _ledger,
     _observe,
@@ -277,8 +279,8 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     held = plan.manager.hold()
     ledger.data["service"] = plan.manager.to_dict()
     variables = session.variables()
-    error_log = _server.error_log_path(variables)
-    mark = _server.mark_error_log(error_log) if error_log else None
+    error_log = _error_log.path_of(variables)
+    mark = _error_log.mark_end(error_log) if error_log else None
     ledger.data["stop_requested"] = True
     ledger.data["window"] = {"stop_requested_mono": time.monotonic(), "held": held}
     ledger.save()
@@ -286,7 +288,7 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
         _send_shutdown(session, observed.dialect)
     waited = _server.wait_gone(observed.process, request.shutdown_timeout)
     plan.manager.wait_stopped(min(120.0, max(10.0, request.shutdown_timeout - waited)))
-    proof = _server.prove_clean_stop(
+    proof = _clean_stop.prove_clean_stop(
         dialect=observed.dialect,
         process=observed.process,
         variables=variables,

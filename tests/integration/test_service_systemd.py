@@ -34,7 +34,7 @@ import json, os, socket, subprocess, sys, threading, time
 sys.path.insert(0, {str(CHECKOUT / ".ansible" / "collections")!r})
 sys.dont_write_bytecode = True
 import pymysql
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _server, _service
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _clean_stop, _error_log, _server, _service
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 
@@ -85,15 +85,15 @@ def again(manager):
 def stop(manager):
     # The whole stop, and what the proof says of it.
     server, values = process(), variables()
-    path = _server.error_log_path(values)
-    mark = _server.mark_error_log(path) if path else None
+    path = _error_log.path_of(values)
+    mark = _error_log.mark_end(path) if path else None
     asked = manager.request_stop()
     if not asked:
         with connect().cursor() as cursor:
             cursor.execute("SHUTDOWN")
     _server.wait_gone(server, 120)
     manager.wait_stopped(120)
-    proof = _server.prove_clean_stop(dialect=MARIADB, process=server, variables=values,
+    proof = _clean_stop.prove_clean_stop(dialect=MARIADB, process=server, variables=values,
                                      error_log=mark)
     return asked, proof
 

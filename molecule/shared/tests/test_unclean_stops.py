@@ -11,31 +11,28 @@ from __future__ import annotations
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _server
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _clean_stop, _server
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
-from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import FAMILY, Host
+from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import BARE, Host
 
 # Its process belongs to another host; the files are what is looked at.
 _GONE = _server.ServerProcess(2**22 + 1, 1, "", (), "", 0, 0, 1)
-_UNIT = FAMILY["lab_unit"]
-# Without the mask systemd starts a killed server again.
-_KILL = f"systemctl mask --runtime -q {_UNIT} && kill -9 $(pidof {FAMILY['lab_server']}) && sleep 1"
+# What is run on the host, with its words, and whether that stop is clean.
 _WAYS = {
-    "clean": (f"systemctl stop {_UNIT}", True),
-    "not flushed": (
-        f"{FAMILY['lab_client']} -e 'SET GLOBAL innodb_fast_shutdown = 2' && systemctl stop {_UNIT}",
-        False,
-    ),
-    "killed": (_KILL, False),
+    "clean": ("systemctl stop {lab_unit}", True),
+    "not flushed": ("{lab_client} -e 'SET GLOBAL innodb_fast_shutdown = 2' && systemctl stop {lab_unit}", False),
+    # Without the mask systemd starts a killed server again.
+    "killed": ("systemctl mask --runtime -q {lab_unit} && kill -9 $(pidof {lab_server}) && sleep 1", False),
 }
 
 
-@pytest.fixture
-def server(hosts: dict[str, Host]) -> Host:
+@pytest.fixture(params=BARE)
+def server(request: pytest.FixtureRequest, hosts: dict[str, Host]) -> Host:
     """Return the host with a server that started from a clean stop."""
-    host = hosts["restored"]
-    host.run(f"systemctl unmask --runtime -q {_UNIT}; systemctl reset-failed {_UNIT}")
-    host.run(f"systemctl start {_UNIT} && systemctl restart {_UNIT}")
+    host = hosts[request.param]
+    unit = host.words["lab_unit"]
+    host.run(f"systemctl unmask --runtime -q {unit}; systemctl reset-failed {unit}")
+    host.run(f"systemctl start {unit} && systemctl restart {unit}")
     return host
 
 
@@ -45,9 +42,9 @@ def test_only_a_clean_stop_is_proven(server: Host, way: str) -> None:
     command, clean = _WAYS[way]
     variables = dict(line.split("\t") for line in server.sql("SHOW GLOBAL VARIABLES LIKE 'innodb%'").splitlines())
     major, minor, patch = (int(part) for part in server.sql("SELECT VERSION()").split("-")[0].split("."))
-    server.run(command)
-    stop = _server.prove_clean_stop(
-        dialect=Dialect(FAMILY["lab_family"], (major, minor, patch)),
+    server.run(command.format_map(server.words))
+    stop = _clean_stop.prove_clean_stop(
+        dialect=Dialect(server.words["lab_dialect"], (major, minor, patch)),
         process=_GONE,
         variables={**variables, "datadir": f"{server.root}/var/lib/mysql/"},
         error_log=None,

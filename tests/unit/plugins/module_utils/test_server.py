@@ -23,10 +23,16 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _server
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
+    _clean_stop,
+    _error_log,
+    _redo_log,
+    _server,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._clean_stop import CleanStop, Proof
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server import CleanStop, Proof, ServerProcess
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server import ServerProcess
 from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_utils.real_server import (
     RealServer,
     needs_server,
@@ -422,35 +428,34 @@ def test_lock_state_is_unknown_where_the_system_knows_no_locks(tmp_path: Path, m
 
 def test_the_log_is_read_from_the_mark_on(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    assert _server.mark_error_log(str(log)) is None
-    assert _server.mark_error_log(str(tmp_path)) is None
+    assert _error_log.mark_end(str(log)) is None
+    assert _error_log.mark_end(str(tmp_path)) is None
     log.write_text("old\n")
-    mark = _server.mark_error_log(str(log))
+    mark = _error_log.mark_end(str(log))
     assert mark is not None
-    assert _server.ErrorLogMark.from_dict(json.loads(json.dumps(mark.to_dict()))) == mark
-    assert _server.error_log_since(mark) == ""
+    assert _error_log.since(mark) == ""
     with log.open("a") as stream:
         stream.write("new\n")
-    assert _server.error_log_since(mark) == "new\n"
-    assert _server.error_log_since(mark, limit=2) == "w\n"
+    assert _error_log.since(mark) == "new\n"
+    assert _error_log.since(mark, limit=2) == "w\n"
 
     log.rename(tmp_path / "log.1")
-    assert _server.error_log_since(mark) == "new\n", "moved away and none made yet"
+    assert _error_log.since(mark) == "new\n", "moved away and none made yet"
     log.write_text("newer\n")
-    assert _server.error_log_since(mark) == "new\nnewer\n", "rotated"
+    assert _error_log.since(mark) == "new\nnewer\n", "rotated"
     (tmp_path / "log.1").unlink()
-    assert _server.error_log_since(mark) == "newer\n", "rotated and removed"
+    assert _error_log.since(mark) == "newer\n", "rotated and removed"
 
 
 def test_a_truncated_log_is_read_from_its_start(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("a long line before\n")
-    mark = _server.mark_error_log(str(log))
+    mark = _error_log.mark_end(str(log))
     assert mark is not None
     with log.open("r+") as stream:
         stream.truncate(0)
         stream.write("short\n")
-    assert _server.error_log_since(mark) == "short\n"
+    assert _error_log.since(mark) == "short\n"
 
 
 @pytest.mark.parametrize(
@@ -459,7 +464,7 @@ def test_a_truncated_log_is_read_from_its_start(tmp_path: Path) -> None:
 )
 def test_where_the_log_is(log_error: str | None, expected: str | None) -> None:
     variables = {"datadir": "/d/", **({} if log_error is None else {"log_error": log_error})}
-    assert _server.error_log_path(variables) == expected
+    assert _error_log.path_of(variables) == expected
 
 
 # --- the proof, on real servers --------------------------------------------------------------------
@@ -485,11 +490,11 @@ def _stop(server: RealServer, how: Callable[[int], None]) -> tuple[CleanStop, di
     variables = server.variables()
     process = _server.find_process(datadir=str(server.datadir), pid_file=str(server.pid_file))
     assert process is not None and process.pid == child.pid
-    mark = _server.mark_error_log(str(server.error_log))
+    mark = _error_log.mark_end(str(server.error_log))
     how(child.pid)
     _server.wait_gone(process, 60)
     child.wait()
-    stop = _server.prove_clean_stop(dialect=MARIADB, process=process, variables=variables, error_log=mark)
+    stop = _clean_stop.prove_clean_stop(dialect=MARIADB, process=process, variables=variables, error_log=mark)
     return stop, {proof.name: proof.verdict for proof in stop.proofs}
 
 
@@ -546,13 +551,13 @@ def test_a_running_server_is_not_clean(real: RealServer) -> None:
     assert _server.lock_state(str(real.datadir / "aria_log_control")) is False
     owner = _server._lock(str(real.datadir / "ibdata1"))
     assert owner is not None and owner.pid == child.pid
-    stop = _server.prove_clean_stop(dialect=MARIADB, process=process, variables=real.variables(), error_log=None)
+    stop = _clean_stop.prove_clean_stop(dialect=MARIADB, process=process, variables=real.variables(), error_log=None)
     verdicts = {proof.name: proof.verdict for proof in stop.proofs}
     assert not stop.clean
     assert verdicts["process"] is False and verdicts["lock"] is False
     assert verdicts["error_log"] is None
     # Also when the process that we stopped is gone, but another one serves the directory again.
-    again = _server.prove_clean_stop(
+    again = _clean_stop.prove_clean_stop(
         dialect=MARIADB,
         process=replace(process, start_ticks=1),
         variables=real.variables(),
@@ -574,8 +579,8 @@ class Disk:
     def verdicts(self, family: str = "mysql", version: tuple[int, int, int] = (8, 0, 36)) -> dict[str, Proof]:
         gone = ServerProcess(2**22 + 1, 1, "", (), "", 0, 0, 1)
         log = self.path / "error.log"
-        mark = _server.ErrorLogMark(str(log), log.stat().st_ino, 0) if log.exists() else None
-        stop = _server.prove_clean_stop(
+        mark = _error_log.ErrorLogMark(str(log), log.stat().st_ino, 0) if log.exists() else None
+        stop = _clean_stop.prove_clean_stop(
             dialect=Dialect(family, version), process=gone, variables=self.variables, error_log=mark
         )
         return {proof.name: proof for proof in stop.proofs}
@@ -903,7 +908,7 @@ FIRST = 12288
 
 def _group(records: bytes, lsn: int, capacity: int, crc_of: bytes | None = None) -> bytes:
     turn = (lsn + len(records) - FIRST) // capacity & 1
-    return records + bytes([1 - turn]) + struct.pack(">I", _server._crc32c(records if crc_of is None else crc_of))
+    return records + bytes([1 - turn]) + struct.pack(">I", _redo_log._crc32c(records if crc_of is None else crc_of))
 
 
 def _mariadb_log(
@@ -940,7 +945,7 @@ WRAPPED = FIRST + 40960 * 2 - 10
         (_mariadb_log(C, _next(C, b"\x33abc")), False, "goes on"),
         (_mariadb_log(C, _next(C, b"\x33abc\x32xy")), False, "goes on"),
         (_mariadb_log(C, _next(C, b"\x33abc", crc_of=b"other")), True, "ends at"),
-        (_mariadb_log(C, b"\x33abc\0" + struct.pack(">I", _server._crc32c(b"\x33abc"))), True, "ends at"),
+        (_mariadb_log(C, b"\x33abc\0" + struct.pack(">I", _redo_log._crc32c(b"\x33abc"))), True, "ends at"),
         # Longer records have their length in further bytes: 15 and so many more.
         (_mariadb_log(C, _next(C, b"\x30\x02" + bytes(16))), False, "goes on"),
         (_mariadb_log(C, _next(C, b"\x30\x80\x00" + bytes(15 + 0x80 - 2))), False, "goes on"),
@@ -962,7 +967,7 @@ def test_mariadb_redo_log_behind_its_checkpoint(disk: Disk, content: bytes, verd
 
 
 def test_crc32c_is_the_known_one() -> None:
-    assert _server._crc32c(b"123456789") == 0xE3069283
+    assert _redo_log._crc32c(b"123456789") == 0xE3069283
 
 
 @pytest.mark.parametrize(
