@@ -24,12 +24,17 @@ def mismatch(name: str, what: str, found: object, expected: object) -> ReplicaBa
 
 
 def prove(
-    reader: Reader, records: t.Iterable[FileRecord], part: Part | None, tick: t.Callable[[], None] = lambda: None
+    reader: Reader,
+    records: t.Iterable[FileRecord],
+    part: Part | None,
+    tick: t.Callable[[], None] = lambda: None,
+    *,
+    attributes: bool = True,
 ) -> int:
     """Compare every member with its record, in order, re-hashing every byte; returns the number of members.
 
-    ``part`` is the archive file as it was written, None when the archive is a directory. Raises
-    :class:`ReplicaBackupError` that names the first difference.
+    ``part`` is the archive file as it was written, None when the archive is a directory. Without ``attributes`` owner,
+    mode and time are not compared. Raises :class:`ReplicaBackupError` that names the first difference.
     """
     count = 0
     expected = iter(records)
@@ -37,7 +42,7 @@ def prove(
         record = next(expected, None)
         if record is None:
             raise mismatch(member.name, "an additional member", member.name, "no further member")
-        _compare(member, record)
+        _compare(member, record, attributes)
         if member.type == FILE and member.link is None:
             digest = _hash(reader, member.size, tick)
             if digest != record.sha256:
@@ -56,13 +61,13 @@ def _say(part: Part) -> str:
     return f"{part.bytes} bytes, {part.sha256}"
 
 
-def _compare(member: Member, record: FileRecord) -> None:
+def _compare(member: Member, record: FileRecord, attributes: bool) -> None:
     pairs: list[tuple[str, object, object]] = [
         ("name", member.name, record.name),
         ("type", member.type, record.type),
         ("target", member.target, record.target),
     ]
-    if member.type != "symlink":
+    if member.type != "symlink" and attributes:
         pairs.append(("mode", member.mode, record.mode))
     if member.type == FILE and member.link is None:
         pairs.append(("size", member.size, record.size))
@@ -74,7 +79,7 @@ def _compare(member: Member, record: FileRecord) -> None:
         ("mtime_ns", member.mtime_ns, record.mtime_ns),
     )
     # A format that does not keep one of these has None there.
-    pairs += [pair for pair in kept if pair[1] is not None]
+    pairs += [pair for pair in kept if attributes and pair[1] is not None]
     for what, found, expected in pairs:
         if found != expected:
             raise mismatch(record.name, what, found, expected)

@@ -220,7 +220,10 @@ class TarReader:
         while True:
             self._skip(self._left + self._pad)
             self._left = self._pad = 0
-            member = self._next()
+            try:
+                member = self._next()
+            except (ValueError, KeyError) as problem:
+                raise broken(f"a header that cannot be read ({problem})") from problem
             if member is None:
                 return
             yield member

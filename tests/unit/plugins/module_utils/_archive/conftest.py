@@ -6,5 +6,6 @@
 from __future__ import annotations
 
 from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_utils._archive.archive_support import tree
+from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_utils._archive.set_support import site
 
-__all__ = ["tree"]
+__all__ = ["site", "tree"]

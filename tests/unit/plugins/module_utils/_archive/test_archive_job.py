@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import typing as t
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -24,87 +24,20 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import FileRecord
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.writer import Watch
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery, Place
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery
 from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_utils._archive.archive_support import (
     State,
     look,
 )
+from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_utils._archive.set_support import (
+    HOST,
+    Site,
+    discovery,
+    write_list,
+)
 
-BACKUP_ID = "20260101T000000Z"
-HOST = "db1"
 SCHEMA = json.loads((Path(__file__).parents[5] / "docs" / "manifest.schema.json").read_text())
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
-
-
-@dataclass
-class Site:
-    """A stopped server as the steps before the archive leave it."""
-
-    tree: Path
-    spool: Path
-    state: Path
-
-    @property
-    def paths(self) -> SetPaths:
-        return SetPaths(str(self.spool), HOST, BACKUP_ID)
-
-    def request(self, **wishes: t.Any) -> job.Request:
-        return job.Request(**{"paths": self.paths, "state_dir": str(self.state), "compression": "none", **wishes})
-
-    def left(self) -> list[str]:
-        """Everything in the set's directory but the list that the archive works from."""
-        top = Path(self.paths.directory)
-        names = sorted(str(path.relative_to(top)) for path in top.rglob("*"))
-        return [name for name in names if name not in (".work", ".work/discovered.jsonl")]
-
-    def ledger(self) -> _ledger.Ledger:
-        found = _ledger.load(str(self.state))
-        assert found is not None
-        return found
-
-
-def discovery(tree: Path, **more: t.Any) -> Discovery:
-    return Discovery(datadir=str(tree), places=(Place("datadir", str(tree)),), **more)
-
-
-def write_list(site: Site, plan: Discovery) -> None:
-    os.makedirs(site.paths.work, mode=0o700, exist_ok=True)
-    _filelist.write_list(site.paths.discovered, plan, _filelist.walk(plan))
-
-
-@pytest.fixture
-def site(tree: Path, tmp_path: Path) -> Site:
-    made = Site(tree, tmp_path / "spool", tmp_path / "state")
-    made.spool.mkdir(mode=0o700)
-    write_list(made, discovery(tree, warnings=("a table is discarded",)))
-    _ledger.prepare_state_dir(str(made.state))
-    ledger = _ledger.open_new(
-        str(made.state),
-        {
-            "run_id": "r1",
-            "backup_id": BACKUP_ID,
-            "host": HOST,
-            "spool_dir": str(made.spool),
-            "server": {
-                "family": "mariadb",
-                "version": [10, 11, 6],
-                "version_text": "10.11.6-MariaDB",
-                "uuid": "",
-                "server_id": 2,
-                "datadir": str(tree),
-                "pid_file": None,
-                "process": {"argv": ["mariadbd", "--secret=x"]},
-                "variables": {"innodb_page_size": "16384", "report_password": "hunter2"},
-            },
-            "channels": [{"name": "", "source_host": "db0", "source_password": "hunter2", "source_log_pos": 4}],
-            "clean_stop": {"clean": True, "proofs": [{"name": "process", "verdict": True, "detail": "gone"}]},
-        },
-    )
-    ledger.warn("lag was unknown")
-    ledger.begin("stopped")
-    ledger.end("stopped")
-    return made
 
 
 def read_manifest(site: Site) -> dict[str, t.Any]:

@@ -1,0 +1,144 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A finished backup set on disk: found, opened, and refused when it is not one."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import manifest
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.compress import find_compressor
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.formats import COPY, FORMATS, TAR, ZIP
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.reader import (
+    CopyArchive,
+    Reader,
+    TarArchive,
+    ZipArchive,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import FileRecord
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import MANIFEST_NAME, SUMS_NAME
+
+BACKUP_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z")
+_PART_NAME = re.compile(r"data(?:\.[0-9]+)?(?:\.tar(?:\.(?:zst|gz|lz4|xz))?|\.zip)?")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class SetPart:
+    """The file (or, for ``copy``, the directory) that holds the data. ``bytes`` is its size, of a directory that of all
+    its files; ``sha256`` its hash, of a directory that of SHA256SUMS."""
+
+    name: str
+    bytes: int
+    sha256: str
+    form: str
+    compression: str
+
+
+@dataclass(frozen=True)
+class BackupSet:
+    """A set with its manifest read: ``head`` is everything but ``files``."""
+
+    directory: str
+    head: t.Mapping[str, t.Any]
+    part: SetPart
+
+    @property
+    def backup_id(self) -> str:
+        return str(self.head["backup_id"])
+
+    @property
+    def host(self) -> str:
+        return str(self.head["host"])
+
+    @property
+    def label(self) -> str:
+        return f"{self.host}/{self.backup_id}"
+
+    @property
+    def sums(self) -> str:
+        return os.path.join(self.directory, SUMS_NAME)
+
+    def records(self) -> t.Iterator[FileRecord]:
+        """The files of the manifest in the order of the archive, one at a time."""
+        return manifest.read(os.path.join(self.directory, MANIFEST_NAME))[1]
+
+    def reader(self) -> Reader:
+        """Open the data. Raises RefusedError when the tool that unpacks them is missing."""
+        path = os.path.join(self.directory, self.part.name)
+        if self.part.form == COPY:
+            return CopyArchive(path, self.records())
+        if self.part.form == ZIP:
+            return ZipArchive(path)
+        return TarArchive(path, find_compressor(self.part.compression))
+
+
+def open_set(directory: str) -> BackupSet:
+    """The set in ``directory``.
+
+    Raises RefusedError when it is no complete set: there is no manifest, or the manifest names what is not there.
+    """
+    path = os.path.join(directory, MANIFEST_NAME)
+    if not os.path.isdir(directory):
+        raise RefusedError(
+            f"{directory} is no backup set", found="no such directory", expected="a directory with a manifest.json"
+        )
+    if not os.path.exists(path):
+        raise RefusedError(
+            f"{directory} is no backup: it has no manifest, which is written last",
+            found=", ".join(sorted(os.listdir(directory))) or "an empty directory",
+            expected=MANIFEST_NAME,
+            next_command="take another set; this one belongs to a backup that was interrupted",
+            rule="manifest",
+        )
+    try:
+        head, records = manifest.read(path)
+    except ReplicaBackupError as error:
+        raise RefusedError(error.message, found=error.found, expected=error.expected, rule="manifest") from error
+    close = getattr(records, "close", None)
+    if close is not None:
+        close()
+    return BackupSet(directory, head, _checked_part(path, head))
+
+
+def _checked_part(path: str, head: t.Mapping[str, t.Any]) -> SetPart:
+    missing = [key for key in manifest.HEAD_KEYS if key not in head]
+    if missing:
+        raise RefusedError(f"{path} is not complete", found=f"no {', '.join(missing)}", rule="manifest")
+    if not BACKUP_ID.fullmatch(str(head["backup_id"])) or not (head["clean_stop"] or {}).get("clean"):
+        raise RefusedError(
+            f"{path} does not belong to a proven backup",
+            found=f"backup_id {head['backup_id']!r}, clean_stop {head['clean_stop']!r}",
+            expected="a backup id and a clean stop",
+            rule="manifest",
+        )
+    parts = head["parts"]
+    if not isinstance(parts, list) or len(parts) != 1:
+        raise RefusedError(f"{path} does not name one part", found=parts, expected="one part", rule="manifest")
+    try:
+        part = SetPart(
+            str(parts[0]["name"]),
+            int(parts[0]["bytes"]),
+            str(parts[0]["sha256"]),
+            str(parts[0].get("format", TAR)),
+            str(parts[0].get("compression", "none")),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise RefusedError(f"{path} does not describe its part: {error}", found=parts[0], rule="manifest") from error
+    if not _PART_NAME.fullmatch(part.name) or not _SHA256.fullmatch(part.sha256) or part.form not in FORMATS:
+        raise RefusedError(f"{path} describes a part that no set has", found=parts[0], rule="manifest")
+    there = os.path.join(os.path.dirname(path), part.name)
+    kind = stat.S_ISDIR if part.form == COPY else stat.S_ISREG
+    try:
+        status = os.lstat(there)
+    except FileNotFoundError:
+        raise RefusedError(f"{there} is missing", found="no such file", expected=part.name, rule="manifest") from None
+    if not kind(status.st_mode):
+        raise RefusedError(f"{there} is not what the manifest says", found="another kind of file", rule="manifest")
+    return part

@@ -1,0 +1,166 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A set against its own manifest, anywhere, without a server: every byte is read and hashed again."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.backup_set import BackupSet, open_set
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.formats import COPY
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import Part
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.proof import prove
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import sums_line
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import MANIFEST_NAME, SUMS_NAME
+
+_CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What was read: ``files`` names of any kind, ``bytes`` of the part as it lies on disk, wall clock ``seconds``."""
+
+    backup: BackupSet
+    files: int
+    bytes: int
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+    def to_result(self) -> dict[str, t.Any]:
+        server = self.backup.head["server"]
+        return {
+            "verified": True,
+            "set_dir": self.backup.directory,
+            "host": self.backup.host,
+            "backup_id": self.backup.backup_id,
+            "server": {key: server.get(key) for key in ("family", "version", "uuid", "server_id")},
+            "files": self.files,
+            "bytes": self.bytes,
+            "seconds": round(self.seconds, 3),
+            "warnings": list(self.warnings),
+        }
+
+
+def verify(directory: str) -> Verified:
+    """Read the set in ``directory`` and compare it with its manifest.
+
+    Raises RefusedError when there is no set, and ReplicaBackupError, with ``file`` and ``verified`` false among its
+    facts, at the first difference.
+    """
+    started = time.monotonic()
+    backup = open_set(directory)
+    try:
+        warnings = _other_names(backup)
+        files = _verify(backup)
+    except RefusedError:
+        raise
+    except ReplicaBackupError as error:
+        error.facts.update(verified=False, set_dir=backup.directory, host=backup.host, backup_id=backup.backup_id)
+        error.facts.setdefault("file", backup.part.name)
+        error.next_command = (
+            error.next_command or "do not restore this set; take another, and look at the disk it was on"
+        )
+        raise
+    return Verified(backup, files, backup.part.bytes, time.monotonic() - started, warnings)
+
+
+def _verify(backup: BackupSet) -> int:
+    part = backup.part
+    if part.form != COPY:
+        _same_size(backup)
+    _compare_sums(backup)
+    reader = backup.reader()
+    try:
+        if part.form == COPY:
+            # Owners and modes live in the manifest: whoever fetched the copy owns its files.
+            return prove(reader, backup.records(), None, attributes=False)
+        return prove(reader, backup.records(), Part(part.name, part.bytes, part.sha256))
+    except RefusedError:
+        raise
+    except ReplicaBackupError as error:
+        _say_which_file(backup, error)
+        raise
+    finally:
+        reader.close()
+
+
+def _other_names(backup: BackupSet) -> tuple[str, ...]:
+    """A second archive in the set is an error, as nobody knows which one counts; anything else is worth a word."""
+    names = sorted(set(os.listdir(backup.directory)) - {MANIFEST_NAME, SUMS_NAME, backup.part.name})
+    second = [name for name in names if name.startswith("data")]
+    if second:
+        raise ReplicaBackupError(
+            f"{backup.directory} holds more than one archive",
+            found=", ".join(second),
+            expected=f"{backup.part.name} alone",
+            file=second[0],
+        )
+    return (f"{backup.directory} also holds {', '.join(names)}, which the set does not know",) if names else ()
+
+
+def _same_size(backup: BackupSet) -> None:
+    path = os.path.join(backup.directory, backup.part.name)
+    found = os.lstat(path).st_size
+    if found != backup.part.bytes:
+        how = "cut short" if found < backup.part.bytes else "longer than it was written"
+        raise ReplicaBackupError(
+            f"{path} is {how}", found=f"{found} bytes", expected=f"{backup.part.bytes} bytes", file=backup.part.name
+        )
+
+
+def _compare_sums(backup: BackupSet) -> None:
+    """SHA256SUMS must say what the manifest says, line by line; of a plain directory the manifest has its hash too."""
+    digest = hashlib.sha256()
+    try:
+        with open(backup.sums, "rb") as stream:
+            for record in backup.records():
+                if record.sha256 is None:
+                    continue
+                expected = sums_line(record.sha256, record.name)
+                found = stream.read(len(expected))
+                digest.update(found)
+                if found != expected:
+                    raise _sums_differ(found + stream.readline(), expected)
+            rest = stream.readline()
+            if rest:
+                raise _sums_differ(rest, b"the end of the file")
+    except OSError as problem:
+        raise ReplicaBackupError(
+            f"{backup.sums} cannot be read", found=problem.strerror, expected=SUMS_NAME, file=SUMS_NAME
+        ) from problem
+    if backup.part.form == COPY and digest.hexdigest() != backup.part.sha256:
+        raise ReplicaBackupError(
+            "SHA256SUMS is another than the manifest names",
+            found=digest.hexdigest(),
+            expected=backup.part.sha256,
+            file=SUMS_NAME,
+        )
+
+
+def _sums_differ(found: bytes, expected: bytes) -> ReplicaBackupError:
+    return ReplicaBackupError(
+        "SHA256SUMS and the manifest differ",
+        found=found.decode("utf-8", "backslashreplace").strip() or "the end of the file",
+        expected=expected.decode("utf-8", "backslashreplace").strip(),
+        file=SUMS_NAME,
+    )
+
+
+def _say_which_file(backup: BackupSet, error: ReplicaBackupError) -> None:
+    """Add whether the archive as a whole is the one that was written, or another, or a damaged one."""
+    if backup.part.form == COPY:
+        return
+    digest = hashlib.sha256()
+    with open(os.path.join(backup.directory, backup.part.name), "rb", buffering=0) as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+    same = digest.hexdigest() == backup.part.sha256
+    error.facts["part_sha256_matches"] = same
+    if not same:
+        error.message += f"; {backup.part.name} is not the archive that was written, or is damaged"
