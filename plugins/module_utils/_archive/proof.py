@@ -16,6 +16,16 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors i
 _ZERO = memoryview(bytes(1024 * 1024))
 
 
+class Lander(t.Protocol):
+    """Where members go while they are compared: ``plain`` for directories, links and further names of a file
+    (``record.link``); for a file ``begin``, ``write`` at ascending offsets, and ``end`` once its data are proven."""
+
+    def plain(self, record: FileRecord) -> None: ...
+    def begin(self, record: FileRecord) -> None: ...
+    def write(self, offset: int, view: memoryview) -> None: ...
+    def end(self, record: FileRecord) -> None: ...
+
+
 def mismatch(name: str, what: str, found: object, expected: object) -> ReplicaBackupError:
     """The archive and its list differ."""
     return ReplicaBackupError(
@@ -30,11 +40,13 @@ def prove(
     tick: t.Callable[[], None] = lambda: None,
     *,
     attributes: bool = True,
+    lander: Lander | None = None,
 ) -> int:
     """Compare every member with its record, in order, re-hashing every byte; returns the number of members.
 
     ``part`` is the archive file as it was written, None when the archive is a directory. Without ``attributes`` owner,
-    mode and time are not compared. Raises :class:`ReplicaBackupError` that names the first difference.
+    mode and time are not compared. With a ``lander`` the members are laid down on the way: whoever gave it removes
+    them again when this raises :class:`ReplicaBackupError`, which names the first difference.
     """
     count = 0
     expected = iter(records)
@@ -43,10 +55,19 @@ def prove(
         if record is None:
             raise mismatch(member.name, "an additional member", member.name, "no further member")
         _compare(member, record, attributes)
-        if member.type == FILE and member.link is None:
-            digest = _hash(reader, member.size, tick)
+        has_data = member.type == FILE and member.link is None
+        # A format without hard links repeats the data for a further name: read, compared, and linked nonetheless.
+        target = lander if has_data and record.link is None else None
+        if has_data:
+            if target is not None:
+                target.begin(record)
+            digest = _hash(reader, member.size, tick, target)
             if digest != record.sha256:
                 raise mismatch(member.name, "SHA-256", digest, record.sha256)
+            if target is not None:
+                target.end(record)
+        if lander is not None and target is None:
+            lander.plain(record)
         count += 1
     missing = next(expected, None)
     if missing is not None:
@@ -85,11 +106,13 @@ def _compare(member: Member, record: FileRecord, attributes: bool) -> None:
             raise mismatch(record.name, what, found, expected)
 
 
-def _hash(reader: Reader, size: int, tick: t.Callable[[], None]) -> str:
+def _hash(reader: Reader, size: int, tick: t.Callable[[], None], lander: Lander | None) -> str:
     digest = hashlib.sha256()
     position = 0
     for offset, view in reader.data():
         _zeros(digest, offset - position)
+        if lander is not None:
+            lander.write(offset, view)
         digest.update(view)
         position = offset + len(view)
         tick()

@@ -14,7 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import compress, formats, proof, reader
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import (
+    compress,
+    extract,
+    formats,
+    proof,
+    reader,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import HashedFile, Part
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import (
     FileRecord,
@@ -153,6 +159,20 @@ def archive(
             file.discard()
         raise
     return Archived(directory, form, part, totals, compressor)
+
+
+def restore(made: Archived, target: Path) -> None:
+    """Extract the way a restore does it: into the directory of the place, which exists."""
+    place = target / PLACE
+    place.mkdir()
+    opened = made.reader()
+    landing = extract.Directories({PLACE: str(place)}, extract.Owners())
+    try:
+        proof.prove(opened, made.records, made.part, lander=landing)
+        landing.finish()
+    finally:
+        landing.close()
+        opened.close()
 
 
 def unpack(opened: reader.Reader, target: Path) -> None:

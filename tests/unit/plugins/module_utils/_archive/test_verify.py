@@ -203,11 +203,15 @@ def rewrite(directory: Path, change: t.Callable[[dict[str, t.Any]], object]) -> 
     path.write_text(json.dumps(value))
 
 
+def link_away(path: Path) -> None:
+    path.symlink_to(path.rename(path.with_name("x")).name)
+
+
 REFUSALS: dict[str, tuple[t.Callable[[Path], object], str]] = {
     "no directory": (shutil.rmtree, "no such directory"),
     "no manifest": (lambda d: (d / "manifest.json").unlink(), "it has no manifest"),
     "no part": (lambda d: data(d).unlink(), "is missing"),
-    "a link as part": (lambda d: (data(d).rename(d / "x"), (d / "data.tar").symlink_to("x")), "not what the manifest"),
+    "a link as part": (lambda d: link_away(data(d)), "not what the manifest"),
     "format of tomorrow": (lambda d: rewrite(d, lambda v: v.update(format=2)), "does not know"),
     "cut": (lambda d: os.truncate(d / "manifest.json", 500), "is no manifest"),
     "no key": (lambda d: rewrite(d, lambda v: v.pop("channels")), "is not complete"),
