@@ -69,12 +69,9 @@ def _check_datadir(facts: ServerFacts) -> None:
 
 
 def _check_next_start(facts: ServerFacts) -> None:
-    """Refuse while the option files would bring up the server on another data directory, or on none.
-
-    A server whose groups carry a suffix (mysqld_multi, ``mysqld@NAME`` units) reads groups that are not read here.
-    """
+    """Refuse while the option files would bring up the server on another data directory, or on none."""
     configured = facts.options.get("datadir")
-    if not configured or "defaults_group_suffix" in facts.options:
+    if not configured:
         return
     found = fs.absolute(configured, facts.datadir)
     if fs.real(found) != fs.real(facts.datadir):
