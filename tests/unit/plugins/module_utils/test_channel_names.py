@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._channel_names import (
@@ -34,6 +34,7 @@ def test_as_the_servers_write_them(name: str, escaped: str) -> None:
     assert unescape(escaped) == lower_case(name)
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["Cs"]), max_size=64))
 def test_both_ways(name: str) -> None:
     escaped = escape(name)
@@ -42,6 +43,7 @@ def test_both_ways(name: str) -> None:
     assert escape(lower_case(name)) == escaped
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("@0j2dgGx.zé \n/"), max_size=12))
 def test_anything_else_is_refused(text: str) -> None:
     try:
