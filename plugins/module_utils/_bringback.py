@@ -22,6 +22,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _connection,
     _error_log,
     _replication,
+    _run_time,
     _server,
     _service,
 )
@@ -29,7 +30,9 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connecti
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import ServiceManager
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Threads
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._run_time import RunTime
 
 _POLL = 0.1
 # A server asked to stop closes its listeners at once; one that still answers after this time was never asked.
@@ -57,6 +60,11 @@ class BroughtBack:
 def wanted_threads(ledger: Ledger) -> list[Threads]:
     """The threads of every channel as they were before the run."""
     return [Threads(**item) for item in ledger.data["before"]["threads"]]
+
+
+def run_time_before(ledger: Ledger) -> RunTime:
+    """Replication's settings in memory as they were before the run."""
+    return RunTime.from_dict(ledger.data["before"].get("run_time") or RunTime().to_dict())
 
 
 def dialect_of(ledger: Ledger) -> Dialect:
@@ -87,7 +95,8 @@ def _bring_back(ledger: Ledger, login: Login, limits: BringBackLimits) -> Brough
         mark = _error_log.mark_end(error_log) if error_log else None
         if not running:
             threads = wanted_threads(ledger)
-            skip = not all(item.io and item.applier for item in threads)
+            quiet = run_time_before(ledger).starts_quietly
+            skip = quiet or not all(item.io and item.applier for item in threads)
             manager.start(skip_replication=skip)
             actions.append(f"started the server through {manager.kind} {manager.name}".rstrip())
         # Also for a server that somebody else started a moment ago: it may not answer yet.
@@ -202,7 +211,7 @@ def _wait_for_running_or_gone(ledger: Ledger, login: Login, limit: float) -> boo
 def _wait_until_it_answers(
     ledger: Ledger,
     login: Login,
-    manager: _service.ServiceManager,
+    manager: ServiceManager,
     mark: _error_log.ErrorLogMark | None,
     limit: float,
 ) -> float:
@@ -260,12 +269,15 @@ def _put_back(session: Session, ledger: Ledger) -> tuple[list[str], list[str]]:
             actions.append(f"set {name} back to {before[name]}")
     dialect = dialect_of(ledger)
     wanted_by_channel = wanted_threads(ledger)
+    settings, odd = _run_time.put_back(session, dialect, run_time_before(ledger))
+    actions += settings
     started = _replication.resume(session, dialect, wanted_by_channel)
     actions += [f"started the {item}" for item in started]
     missing, extra = _replication.differing_threads(session, dialect, wanted_by_channel)
     if missing:
         raise ReplicaBackupError("The replication threads are not as before", found="; ".join(missing))
-    return actions, [f"A thread runs that did not run before; somebody else started it: {item}" for item in extra]
+    odd += [f"A thread runs that did not run before; somebody else started it: {item}" for item in extra]
+    return actions, odd
 
 
 # Values that every start or every second changes; they say nothing about lost settings.
@@ -280,6 +292,9 @@ _VOLATILE = frozenset(
         "insert_id",
         "innodb_fast_shutdown",
         "server_uid",
+        # Not a setting but how this one start was made.
+        "skip_replica_start",
+        "skip_slave_start",
     }
 )
 

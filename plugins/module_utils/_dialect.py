@@ -3,8 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What each server family and version calls things: the only place that knows versions.
 
-Sources: MySQL 5.6, 5.7, 8.0, 8.4 and 9.x reference manuals ("SHOW REPLICA STATUS", "START REPLICA",
-"Replica server options"); MariaDB Knowledge Base ("SHOW REPLICA STATUS", "Multi-source replication").
+Sources: MySQL 5.6, 5.7, 8.0, 8.4 and 9.x reference manuals ("SHOW REPLICA STATUS", "START REPLICA", "CHANGE
+REPLICATION FILTER", "Replica Server Options and Variables", "Performance Schema variables_info Table"); MariaDB
+Knowledge Base ("SHOW REPLICA STATUS", "Multi-Source Replication", "Replication Filters", "Information Schema
+SYSTEM_VARIABLES Table").
 """
 
 from __future__ import annotations
@@ -12,12 +14,46 @@ from __future__ import annotations
 import re
 import typing as t
 from dataclasses import dataclass
+from decimal import Decimal
 
 # SQL with %s for each argument; the session quotes the arguments.
 Statement = tuple[str, tuple[t.Any, ...]]
 
 # Old and new words of one thing in column and variable names.
 _WORDS = ((re.compile(r"master", re.I), "source"), (re.compile(r"slave", re.I), "replica"))
+
+# What keeps events from being applied, by its neutral name in SHOW REPLICA STATUS and as a variable or option.
+FILTERS = (
+    "replicate_do_db",
+    "replicate_ignore_db",
+    "replicate_do_table",
+    "replicate_ignore_table",
+    "replicate_wild_do_table",
+    "replicate_wild_ignore_table",
+    "replicate_rewrite_db",
+)
+# Settings about replication that have no common prefix, by neutral name.
+_REPLICATION_SETTINGS = frozenset(
+    {
+        "enforce_gtid_consistency",
+        "gtid_cleanup_batch_size",
+        "gtid_domain_id",
+        "gtid_ignore_duplicates",
+        "gtid_mode",
+        "gtid_strict_mode",
+        "init_replica",
+        "max_relay_log_size",
+        "read_binlog_speed_limit",
+        "relay_log_purge",
+        "source_verify_checksum",
+        "sql_replica_skip_counter",
+        "sync_relay_log",
+        "sync_relay_log_info",
+        "sync_source_info",
+    }
+)
+# gtid_mode may only move one step at a time (manual, "gtid_mode").
+_GTID_STEPS = ("OFF", "OFF_PERMISSIVE", "ON_PERMISSIVE", "ON")
 
 
 def neutral(name: str) -> str:
@@ -128,3 +164,163 @@ class Dialect:
             return "FILE"
         # From 8.3 the variable is gone and tables are all there is.
         return variables.get(name, "TABLE").upper()
+
+    def applier_workers(self, variables: t.Mapping[str, str]) -> int:
+        """Threads that apply at once on each channel (MySQL) or in all (MariaDB); 0 without parallel appliers."""
+        names = ("slave_parallel_threads",) if self._mariadb else self.parallel_workers_variables
+        return next((int(variables[name]) for name in names if name in variables), 0)
+
+    def keeps_commit_order(self, variables: t.Mapping[str, str]) -> bool:
+        """Transactions become visible in the source's order, whatever number of threads applies them.
+
+        MySQL 5.6 has no such setting and never keeps it; MariaDB always does (within a GTID domain).
+        """
+        if self._mariadb or self.applier_workers(variables) < 2:
+            return True
+        names = ("replica_preserve_commit_order", "slave_preserve_commit_order")
+        return next((variables[name] == "ON" for name in names if name in variables), False)
+
+    def parallel_mode(self, variables: t.Mapping[str, str], of_channel: str) -> str:
+        """How work is shared out among applier threads, in lower case; ``of_channel`` from the channel's own row.
+
+        MariaDB: none, minimal, conservative, optimistic, aggressive. MySQL: database, logical_clock; a choice between
+        the two only where there is a variable for it (5.7.2 and later, no more in 9.7).
+        """
+        if self._mariadb:
+            return of_channel or variables.get("slave_parallel_mode", "")
+        names = ("replica_parallel_type", "slave_parallel_type")
+        default = "logical_clock" if self.version >= (5, 7, 2) else "database"
+        return next((variables[name] for name in names if name in variables), default).lower()
+
+    def is_replication_setting(self, name: str) -> bool:
+        """A global variable that says how this server replicates, and that has one value for all channels."""
+        word = neutral(name)
+        if name in self.channel_settings.values():
+            return False
+        return word.startswith(("replica_", "rpl_")) or word in _REPLICATION_SETTINGS
+
+    @property
+    def channel_settings(self) -> dict[str, str]:
+        """Column of the status row (neutral) to variable, for what MariaDB keeps in memory for each connection."""
+        if not self._mariadb:
+            return {}
+        return {
+            **{name: name for name in FILTERS},
+            "parallel_mode": "slave_parallel_mode",
+            "skip_counter": "sql_slave_skip_counter",
+            "max_relay_log_size": "max_relay_log_size",
+        }
+
+    @property
+    def changed_settings(self) -> str | None:
+        """Query for the ``name`` of each variable that was set at run time and is lost by a restart; None: cannot say.
+
+        MySQL 8.0: ``variables_info`` tells where a value comes from; what was set with SET PERSIST is not lost.
+        """
+        if self._mariadb:
+            if self.version < (10, 1, 1):
+                return None
+            return (
+                "SELECT VARIABLE_NAME AS name FROM information_schema.SYSTEM_VARIABLES"
+                " WHERE GLOBAL_VALUE_ORIGIN = 'SQL'"
+            )
+        if self.version < (8, 0, 2):
+            return None
+        return (
+            "SELECT i.VARIABLE_NAME AS name FROM performance_schema.variables_info i"
+            " JOIN performance_schema.global_variables g USING (VARIABLE_NAME)"
+            " LEFT JOIN performance_schema.persisted_variables p USING (VARIABLE_NAME)"
+            " WHERE i.VARIABLE_SOURCE = 'DYNAMIC'"
+            " AND (p.VARIABLE_VALUE IS NULL OR p.VARIABLE_VALUE <> g.VARIABLE_VALUE)"
+        )
+
+    @property
+    def filters_can_change(self) -> bool:
+        """Filters can be set without a restart (MySQL 5.7.3), and then are lost by one."""
+        return self._mariadb or self.version >= (5, 7, 3)
+
+    @property
+    def has_channel_filters(self) -> bool:
+        """Each channel may have filters of its own (MySQL 8.0.1)."""
+        return self._mariadb or self.version >= (8, 0, 1)
+
+    @property
+    def changed_filters(self) -> str | None:
+        """Query with one row for each filter that was set (or emptied) at run time; None: the server cannot say."""
+        if self._mariadb or not self.has_channel_filters:
+            return None
+        return (
+            "SELECT FILTER_NAME AS name FROM performance_schema.replication_applier_filters"
+            " WHERE CONFIGURED_BY LIKE 'CHANGE%' UNION ALL"
+            " SELECT FILTER_NAME FROM performance_schema.replication_applier_global_filters"
+            " WHERE CONFIGURED_BY LIKE 'CHANGE%'"
+        )
+
+    @property
+    def global_filters(self) -> str | None:
+        """Query for ``name`` and ``rule`` of the filters that channels made later begin with."""
+        if self._mariadb or not self.has_channel_filters:
+            return None
+        return (
+            "SELECT FILTER_NAME AS name, FILTER_RULE AS rule FROM performance_schema.replication_applier_global_filters"
+        )
+
+    def set_variable(self, name: str, now: str, wanted: str) -> list[Statement]:
+        """Bring a global variable from one value to another; both as SHOW GLOBAL VARIABLES prints them."""
+        steps = [wanted]
+        if name == "gtid_mode" and {now, wanted} <= set(_GTID_STEPS):
+            here, there = _GTID_STEPS.index(now), _GTID_STEPS.index(wanted)
+            way = range(here + 1, there + 1) if there > here else range(here - 1, there - 1, -1)
+            steps = [_GTID_STEPS[step] for step in way]
+        return [(f"SET GLOBAL {name} = %s", (_typed(step),)) for step in steps]
+
+    def set_channel_setting(self, channel: str, setting: str, wanted: str) -> list[Statement]:
+        """MariaDB: such a variable belongs to the connection that the session has chosen."""
+        value: t.Any = wanted if setting in FILTERS else _typed(wanted)
+        return [
+            ("SET @@SESSION.default_master_connection = %s", (channel,)),
+            (f"SET GLOBAL {self.channel_settings[setting]} = %s", (value,)),
+            ("SET @@SESSION.default_master_connection = %s", ("",)),
+        ]
+
+    def change_filters(self, channel: str | None, filters: t.Mapping[str, str]) -> Statement:
+        """MySQL: set the filters named, as SHOW REPLICA STATUS prints them; ``channel`` None sets those of all.
+
+        A database whose name contains a comma is printed like two, and cannot be told from them.
+        """
+        parts: list[tuple[str, t.Any]] = []
+        for name, text in filters.items():
+            parts.append((f"{', ' if parts else ''}{name.upper()} = (", None))
+            for number, (word, argument) in enumerate(_filter_items(name, text)):
+                parts.append((f"{', ' if number else ''}{word}", argument))
+            parts.append((")", None))
+        if channel is not None and self.has_channel_filters:
+            parts += [(" FOR CHANNEL ", None), ("%s", channel)]
+        arguments = tuple(argument for _word, argument in parts if argument is not None)
+        # Percent signs are doubled only where arguments are filled in.
+        words = [word.replace("%", "%%") if arguments and argument is None else word for word, argument in parts]
+        return ("CHANGE REPLICATION FILTER " + "".join(words), arguments)
+
+
+def _typed(value: str) -> int | Decimal | str:
+    """Numbers must not be quoted in SET; ON and OFF may be."""
+    if re.fullmatch(r"-?\d+", value):
+        return int(value)
+    return Decimal(value) if re.fullmatch(r"-?\d+\.\d+", value) else value
+
+
+def _filter_items(name: str, text: str) -> list[tuple[str, t.Any]]:
+    """(SQL, argument or None) for each item of a filter: names are identifiers, patterns are texts."""
+    if name == "replicate_rewrite_db":
+        pairs = re.findall(r"\(([^,()]*),([^,()]*)\)", text)
+        return [(f"({_quoted(old)}, {_quoted(new)})", None) for old, new in pairs]
+    items = [item for item in text.split(",") if item]
+    if "wild" in name:
+        return [("%s", item) for item in items]
+    if name.endswith("_table"):
+        return [(".".join(_quoted(word) for word in item.split(".", 1)), None) for item in items]
+    return [(_quoted(item), None) for item in items]
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"

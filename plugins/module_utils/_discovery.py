@@ -13,7 +13,7 @@ import typing as t
 from dataclasses import asdict, dataclass, replace
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _fspath as fs
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _load_data, _server
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _load_data, _server, _server_help
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Session, identify
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect, neutral
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dictionary import dictionary_files
@@ -30,8 +30,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._filelist
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._option_files import (
     command_line_values,
+    option_sources,
     read_option_files,
-    top_files,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._place_plan import plan_places
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery, Locator
@@ -98,8 +98,9 @@ def read_facts(session: Session) -> tuple[ServerFacts, tuple[str, ...]]:
     channels = [{neutral(name): str(value or "") for name, value in row.items()} for row in rows]
     environment = _environment(process.pid)
     exe = process.exe or next((word for word in process.argv[:1] if word.startswith("/")), "")
-    tops, warnings = top_files(process.argv, exe, environment)
-    options = read_option_files(tops)
+    said = _server_help.ask(exe, environment, datadir=bare.datadir) if exe else None
+    sources = option_sources(process.argv, environment, said, exe)
+    options = read_option_files(sources.files, sources.groups, environment.get("HOME", ""))
     facts = replace(
         bare,
         dictionary_files=dictionary_files(session),
@@ -113,7 +114,7 @@ def read_facts(session: Session) -> tuple[ServerFacts, tuple[str, ...]]:
         connection_files=tuple(row.get("source_info_file", "") for row in channels),
         side_files=tuple(row[name] for row in channels for name in _CHANNEL_TLS if row.get(name)),
     )
-    return facts, (*warnings, *options.warnings)
+    return facts, (*sources.warnings, *options.warnings)
 
 
 def _refuse_spool(path: str, found: str, expected: str) -> RefusedError:

@@ -122,6 +122,22 @@ def channels_without_errors(facts: Facts, policy: Policy) -> Verdict:
     )
 
 
+def no_applier_stops_by_itself(facts: Facts, policy: Policy) -> Verdict:
+    """START ... UNTIL is forgotten by a restart: the applier would go beyond the point it was to stop at."""
+    found = [
+        f"{channel.label()}: applier started with UNTIL {channel.until}"
+        for channel in facts.channels
+        if channel.until and channel.applier_started
+    ]
+    return Verdict(
+        "until",
+        not found,
+        "; ".join(found) or "no START ... UNTIL under way",
+        "appliers without an end, for a restart forgets it (wait until it is reached, or STOP and START without UNTIL)",
+        _NOTHING,
+    )
+
+
 def lag_is_low(facts: Facts, policy: Policy) -> Verdict:
     behind = []
     for channel in facts.channels:
@@ -188,6 +204,7 @@ RULES: tuple[t.Callable[[Facts, Policy], Verdict], ...] = (
     no_connected_replicas,
     channels_run,
     channels_without_errors,
+    no_applier_stops_by_itself,
     lag_is_low,
     not_in_forced_recovery,
     has_tools,

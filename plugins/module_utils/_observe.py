@@ -13,12 +13,14 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _connection,
     _error_log,
     _replication,
+    _run_time,
     _server,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Identity, Login, Session
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Channel
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._run_time import RunTime
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server import ServerProcess
 
 # Settings without which the files may not open, or not go on as a replica, on another server.
@@ -103,6 +105,7 @@ class Observed:
     connected_replicas: tuple[str, ...] | None
     cluster: str | None
     process: ServerProcess
+    run_time: RunTime
 
     @property
     def datadir(self) -> str:
@@ -128,13 +131,18 @@ class Observed:
         }
 
     def channel_facts(self, channels: t.Iterable[Channel]) -> list[dict[str, t.Any]]:
-        """The ``channels`` section, with the kind of repository that each channel's metadata is in."""
+        """The ``channels`` section: how each channel stands, where its metadata is kept, and how it applies."""
         repository = {which: self.dialect.repository_kind(self.variables, which) for which in ("connection", "applier")}
         before = {channel.name: channel for channel in self.channels}
         return [
             {
                 **channel.to_dict(),
                 "repository": repository,
+                "parallel": {
+                    "workers": self.dialect.applier_workers(self.variables),
+                    "mode": self.dialect.parallel_mode(self.variables, channel.parallel_mode),
+                    "keeps_commit_order": self.dialect.keeps_commit_order(self.variables),
+                },
                 "threads_before": {
                     "io": before.get(channel.name, channel).io_started,
                     "applier": before.get(channel.name, channel).applier_started,
@@ -174,4 +182,5 @@ def observe(session: Session, login: Login) -> Observed:
         connected_replicas=None if connected is None else tuple(connected),
         cluster=_replication.cluster_membership(session, dialect, variables),
         process=process,
+        run_time=_run_time.capture(session, dialect, variables, channels),
     )

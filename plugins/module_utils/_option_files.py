@@ -1,34 +1,50 @@
 # Copyright (c) 2026, mysql_ops contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which option files a server reads, and what they say to it."""
+"""Which option files and groups a server reads, and what they say to it.
+
+Read as the servers' own ``my_print_defaults`` reads them, which the tests compare with.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import stat
-import subprocess
 import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _fspath as fs
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _server_help
 
-# Where every server looks, for the case that it cannot be asked (MySQL manual, "Using Option Files").
+# Where every server looks and what it reads there, for the case that it cannot be asked (MySQL manual, "Using Option
+# Files"; MariaDB Knowledge Base, "Configuring MariaDB with Option Files").
 _USUAL = ("/etc/my.cnf", "/etc/mysql/my.cnf")
-_GROUP = re.compile(r"(server|mysqld|mariadbd|mariadb|mysqld-\d[\d.]*|mariadb-\d[\d.]*|galera)\Z")
-_HELP_SECONDS = 20.0
+_USUAL_GROUPS = ("mysqld", "server", "mariadb", "mariadbd", "client-server", "galera")
 _DEPTH = 10
+# The servers' "space": that of C in the locale C.
+_SPACE = " \t\n\v\f\r"
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "s": " ", '"': '"', "'": "'", "\\": "\\"}
+_TAKES_NEXT_WORD = re.compile(r"[^-]|-\Z")
 
 
 @dataclass(frozen=True)
 class OptionFiles:
-    """Files in the order read; ``values`` maps options of the server groups (with underscores) to their last value."""
+    """Files in the order read; ``values``: options of the groups (with underscores) and their last value."""
 
     files: tuple[str, ...]
     directories: tuple[str, ...]
     values: t.Mapping[str, str]
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a server begins to read: ``files`` (that do not exist are among them) and the ``groups`` in them."""
+
+    files: tuple[str, ...]
+    groups: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def normal_name(option: str) -> str:
@@ -38,129 +54,187 @@ def normal_name(option: str) -> str:
 
 
 def command_line_values(argv: t.Sequence[str]) -> dict[str, str]:
-    """Options of a command line in the form ``--name=value`` (the only form that servers are started with)."""
+    """Options of a command line: ``--name=value``, ``--name value``, ``--name`` and the short form of datadir."""
     values: dict[str, str] = {}
-    for argument in argv[1:]:
-        if argument.startswith("--"):
+    words = list(argv[1:])
+    for number, argument in enumerate(words):
+        following = words[number + 1] if number + 1 < len(words) else None
+        if argument.startswith("-h") and not argument.startswith("--"):
+            values["datadir"] = argument[2:] or following or ""
+        elif argument.startswith("--"):
             name, found, value = argument.partition("=")
-            values[normal_name(name)] = value if found else ""
+            if not found and following is not None and _TAKES_NEXT_WORD.match(following):
+                value = following
+            values[normal_name(name)] = value
     return values
 
 
-def default_files(help_text: str) -> list[str]:
-    """Paths from the help text of a server: the line after "Default options are read from the following files"."""
-    lines = iter(help_text.splitlines())
-    for line in lines:
-        if line.startswith("Default options are read from"):
-            return next(lines, "").split()
-    return []
+def group_suffix(argv: t.Sequence[str], environment: t.Mapping[str, str]) -> str:
+    """Suffix of the groups that are read besides the ordinary ones, as of mysqld_multi and ``mariadb@NAME`` units."""
+    options = command_line_values(argv)
+    if "defaults_group_suffix" in options:
+        return options["defaults_group_suffix"]
+    return environment.get("MARIADB_GROUP_SUFFIX") or environment.get("MYSQL_GROUP_SUFFIX") or ""
 
 
-def _ask(exe: str, environment: t.Mapping[str, str]) -> str:
-    """Help text of the server binary; "" when it cannot be run. ``--no-defaults`` keeps it from reading anything."""
-    command = [exe, "--no-defaults", "--verbose", "--help"]
-    if os.geteuid() == 0:
-        # MySQL refuses to say anything to root; the name is not looked up before the help is printed.
-        command.append("--user=mysql")
-    keep = {name: value for name, value in environment.items() if name in ("PATH", "LD_LIBRARY_PATH")}
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C", **keep},
-            cwd="/",
-            timeout=_HELP_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return fs.decode(done.stdout)
-
-
-def top_files(argv: t.Sequence[str], exe: str, environment: t.Mapping[str, str]) -> tuple[list[str], list[str]]:
-    """(option files that the server starts from, warnings). Files that do not exist are among them.
-
-    ``argv`` and ``environment`` are those of the running server, ``exe`` its binary.
-    """
+def option_sources(
+    argv: t.Sequence[str],
+    environment: t.Mapping[str, str],
+    said: _server_help.ServerHelp | None,
+    exe: str = "",
+) -> Sources:
+    """Where a server with this command line and environment begins. ``said`` is what its binary ``exe`` said."""
     options = command_line_values(argv)
     if "no_defaults" in options:
-        return [], []
-    if options.get("defaults_file"):
-        return [options["defaults_file"]], []
+        return Sources((), ())
     warnings: list[str] = []
-    files = default_files(_ask(exe, environment)) if exe else []
-    if not files:
-        files = list(_USUAL)
+    files, groups = (said.files, said.groups) if said else ((), ())
+    if not files or not groups:
+        files, groups = files or _USUAL, groups or _USUAL_GROUPS
         warnings.append(
-            f"{exe or 'The server binary'} did not say which option files it reads: {', '.join(_USUAL)} were assumed"
+            f"{exe or 'The server binary'} did not say which option files and groups it reads:"
+            f" {', '.join(files)} and {', '.join(groups)} were assumed"
         )
-    if options.get("defaults_extra_file"):
-        files.append(options["defaults_extra_file"])
+    suffix = group_suffix(argv, environment)
+    if suffix:
+        groups = (*groups, *(group + suffix for group in groups))
+    if options.get("defaults_file"):
+        files = (options["defaults_file"],)
+    elif options.get("defaults_extra_file"):
+        # Read after the machine's own files and before the one of the account.
+        own = [path for path in files if path.startswith("~")]
+        files = (*(path for path in files if path not in own), options["defaults_extra_file"], *own)
     home = environment.get("HOME", "")
-    expanded = [home + path[1:] if path.startswith("~") and home else path for path in files]
-    return [path for path in expanded if path.startswith("/")], warnings
+    expanded = [home + path[1:] if path.startswith("~/") and home else path for path in files]
+    for path in expanded:
+        if not path.startswith(("/", "~")):
+            warnings.append(f"Option file {path} was named without its directory: not found from here")
+    return Sources(tuple(path for path in expanded if path.startswith("/")), tuple(groups), tuple(warnings))
 
 
 class _Reader:
-    def __init__(self) -> None:
-        self.files: list[str] = []
-        self.directories: list[str] = []
+    def __init__(self, groups: t.Iterable[str], home: str) -> None:
+        # Group names are compared without regard to case.
+        self._groups = {group.lower() for group in groups}
+        self._home = home
+        self.files: dict[str, None] = {}
+        self.directories: dict[str, None] = {}
         self.values: dict[str, str] = {}
-        self.warnings: list[str] = []
+        self.warnings: dict[str, None] = {}
+
+    def warn(self, text: str) -> None:
+        self.warnings[text] = None
 
     def read(self, path: str, depth: int = 0) -> None:
-        if path in self.files or depth > _DEPTH:
-            return
         try:
             status = fs.follow(path)
             if status is None or not stat.S_ISREG(status.st_mode):
                 return
             if status.st_mode & stat.S_IWOTH:
-                self.warnings.append(f"The server ignores {path} because everybody may write to it: not in the backup")
+                self.warn(f"The server ignores {path} because everybody may write to it: not in the backup")
                 return
             text = fs.read_text(path)
         except OSError as error:
-            self.warnings.append(f"Option file {path} cannot be read: {error.strerror}; it is not in the backup")
+            self.warn(f"Option file {path} cannot be read: {error.strerror}; it is not in the backup")
             return
-        self.files.append(path)
-        server_group = False
-        for raw in text.splitlines():
-            line = raw.strip()
-            if line.startswith("!"):
-                self._include(line, path, depth)
-            elif line.startswith("["):
-                server_group = _GROUP.match(line[1:].partition("]")[0].strip()) is not None
-            elif server_group and line and line[0] not in "#;":
-                name, _sep, value = line.partition("=")
-                self.values[normal_name(name.strip())] = _unquote(value.strip())
-
-    def _include(self, line: str, path: str, depth: int) -> None:
-        word, _sep, rest = line.partition(" ")
-        target = fs.absolute(rest.strip(), os.path.dirname(path))
-        if word == "!include":
-            self.read(target, depth + 1)
-        elif word == "!includedir":
-            try:
-                found = [name for name in fs.names(target) if name.endswith(".cnf")]
-            except OSError as error:
-                self.warnings.append(f"Directory {target} that {path} includes cannot be read: {error.strerror}")
+        # A file that is included twice counts twice: later lines win.
+        self.files[path] = None
+        wanted: bool | None = None
+        # Not splitlines(): only a newline ends a line for the server.
+        lines = text.split("\n")
+        for number, raw in enumerate(lines, 1):
+            line = raw.lstrip(_SPACE)
+            if not line or line[0] in "#;":
+                continue
+            if line[0] == "!":
+                if number == len(lines):
+                    self.warn(f"{path} ends without a newline: the server does not see the last character of {line}")
+                    line = line[:-1]
+                if not self._include(line[1:].strip(_SPACE), path, depth):
+                    self.warn(f"{path}, line {number}: nothing can be read there; the server would not start")
+                    return
+            elif line[0] == "[":
+                name, end, _rest = line[1:].partition("]")
+                if not end:
+                    self.warn(f"{path}, line {number}: a group without its closing bracket; the server would not start")
+                    return
+                wanted = name.rstrip(_SPACE).lower() in self._groups
+            elif wanted is None:
+                self.warn(f"{path}, line {number}: an option before the first group; the server would not start")
                 return
-            self.directories.append(target)
-            for name in found:
-                self.read(os.path.join(target, name), depth + 1)
+            elif wanted:
+                name, value = _option(line)
+                self.values[normal_name(name)] = value
+
+    def _include(self, text: str, path: str, depth: int) -> bool:
+        """False for what is an error to the server; what it does not understand, it passes over."""
+        word = text.split(None, 1)[0] if text else ""
+        if depth >= _DEPTH:
+            self.warn(f"{path}: !{text} is passed over, as the server does after {_DEPTH} files within one another")
+            return True
+        if word not in ("include", "includedir"):
+            return True
+        target = text[len(word) :].strip(_SPACE)
+        if not target:
+            return False
+        if target.startswith("~/") and self._home:
+            target = self._home + target[1:]
+        if not target.startswith("/"):
+            # It counts from wherever the server was started: "/" under every service manager.
+            self.warn(f"{path} includes {target} without its directory; it was looked for in /")
+        target = fs.absolute(target, "/")
+        if word == "include":
+            self.read(target, depth + 1)
+            return True
+        try:
+            found = [name for name in fs.names(target) if name.endswith(".cnf")]
+        except OSError as error:
+            self.warn(f"Directory {target} that {path} includes cannot be read: {error.strerror}")
+            return False
+        self.directories[target] = None
+        for name in found:
+            self.read(os.path.join(target, name), depth + 1)
+        return True
 
 
-def _unquote(value: str) -> str:
+def _option(line: str) -> tuple[str, str]:
+    name, found, value = _without_comment(line).partition("=")
+    name, value = name.rstrip(_SPACE), value.strip(_SPACE)
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1]
-    return value.partition(" #")[0].rstrip()
+        value = value[1:-1]
+    return name, _unescape(value) if found else ""
 
 
-def read_option_files(files: t.Iterable[str]) -> OptionFiles:
-    """Follow ``!include`` and ``!includedir`` from the given files; those that do not exist are passed over."""
-    reader = _Reader()
+def _without_comment(line: str) -> str:
+    """Up to a ``#`` outside quotes. A backslash protects a quote only between quotes."""
+    quote, escaped = "", False
+    for position, char in enumerate(line):
+        if char in "'\"" and not escaped:
+            if not quote:
+                quote = char
+            elif quote == char:
+                quote = ""
+        if char == "#" and not quote:
+            return line[:position]
+        escaped = bool(quote) and char == "\\" and not escaped
+    return line
+
+
+def _unescape(value: str) -> str:
+    """An unknown escape keeps its backslash, and so does one at the very end."""
+
+    def plain(match: re.Match[str]) -> str:
+        return _ESCAPED.get(match[1], match[0])
+
+    return re.sub(r"\\(.)", plain, value, flags=re.DOTALL)
+
+
+def read_option_files(files: t.Iterable[str], groups: t.Iterable[str], home: str = "") -> OptionFiles:
+    """Follow ``!include`` and ``!includedir`` from the given files; those that do not exist are passed over.
+
+    ``home`` is the home directory of the account that the server is started by, for names that begin with ``~/``.
+    """
+    reader = _Reader(groups, home)
     for path in files:
         reader.read(path)
     return OptionFiles(tuple(reader.files), tuple(reader.directories), dict(reader.values), tuple(reader.warnings))

@@ -25,7 +25,22 @@ def _stem(name: str) -> str:
     return head if dot else name
 
 
-def _log_series(facts: ServerFacts, base: str, index: str, suffix: str) -> tuple[list[tuple[str, str]], str]:
+def _index_extension(facts: ServerFacts, option: str, index: str) -> str:
+    """Expression for what follows the last dot of an index file.
+
+    Its variable always ends in ".index", the file itself keeps an extension that the option gives (seen on MySQL 9.7
+    and MariaDB 10.11: log_bin_index=/var/log/names.txt).
+    """
+    given = os.path.basename(facts.options.get(option) or "")
+    stem, dot, extension = given.rpartition(".")
+    if dot and stem == _stem(os.path.basename(index)):
+        return rf"\.(?:index|{re.escape(extension)})"
+    return r"\.index"
+
+
+def _log_series(
+    facts: ServerFacts, base: str, index: str, suffix: str, option: str
+) -> tuple[list[tuple[str, str]], str]:
     """((directory, expression) of the logs and side files of one base name, the expression of the index)."""
     base, index = facts.path(base), facts.path(index)
     name, index_name = re.escape(os.path.basename(base)), re.escape(_stem(os.path.basename(index)))
@@ -36,7 +51,7 @@ def _log_series(facts: ServerFacts, base: str, index: str, suffix: str) -> tuple
         (os.path.dirname(index), index_name + suffix + r"\.index\.~rec~"),
         # MariaDB 11.4 and newer: GTID index beside each log (Knowledge Base, "binlog_gtid_index").
         (os.path.dirname(base), name + suffix + _NUMBER + r"\.idx"),
-    ], index_name + suffix + r"\.index"
+    ], index_name + suffix + _index_extension(facts, option, index)
 
 
 def binlogs(facts: ServerFacts, draft: Draft, include: bool) -> list[Exclusion]:
@@ -52,7 +67,7 @@ def binlogs(facts: ServerFacts, draft: Draft, include: bool) -> list[Exclusion]:
             rule="binlog",
         )
     index = index or base + ".index"
-    series, index_name = _log_series(facts, base, index, "")
+    series, index_name = _log_series(facts, base, index, "", "log_bin_index")
     index_directory = os.path.dirname(facts.path(index))
     for directory, pattern in (*series, (index_directory, index_name)):
         draft.add("binlog", directory, pattern)
@@ -83,7 +98,7 @@ def relay_logs(facts: ServerFacts, draft: Draft) -> None:
         suffix = "(?:" + "|".join(sorted({re.escape(stem[len(known) :]) for stem in stems} | {""})) + ")"
     else:
         suffix = r"(?:-[^/]*)?"
-    series, index_name = _log_series(facts, base, index, suffix)
+    series, index_name = _log_series(facts, base, index, suffix, "relay_log_index")
     index_directory = os.path.dirname(facts.path(index))
     for directory, pattern in (*series, (index_directory, index_name)):
         draft.add("relay_log", directory, pattern)

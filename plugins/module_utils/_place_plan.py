@@ -30,7 +30,9 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server_f
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._side_files import side_files
 
 # Files of tables that have a name of their own: InnoDB, MyISAM, Aria, MERGE, CSV, ARCHIVE.
-_TABLE_SUFFIXES = ("ibd", "ibu", "isl", "MYD", "MYI", "MAD", "MAI", "CSV", "CSM", "ARZ", "cfg", "cfp")
+_TABLE_SUFFIXES = ("ibu", "isl", "MYD", "MYI", "MAD", "MAI", "CSV", "CSM", "ARZ")
+# What OpenSSL looks for in a directory of certificates: links and files named by hash.
+_HASHED = r"[0-9a-f]{8}\.r?\d+"
 _LOG_FILES = (
     "log_error",
     "general_log_file",
@@ -39,6 +41,14 @@ _LOG_FILES = (
     "server_audit_file_path",
     "audit_log_file",
 )
+_DIRECTORIES = (
+    "innodb_data_home_dir",
+    "innodb_log_group_home_dir",
+    "innodb_undo_directory",
+    "innodb_doublewrite_dir",
+    "aria_log_dir_path",
+)
+_BASE_NAMES = ("log_bin_basename", "log_bin_index", "relay_log", "relay_log_basename", "relay_log_index")
 # A symbolic link to one of these from the data directory is a mistake; following it would copy the whole machine.
 _TOO_WIDE = re.compile(
     r"/|/(?:bin|boot|dev|etc|home|lib|lib64|media|mnt|opt|proc|root|run|sbin|srv|sys|tmp|usr|var|var/lib|var/log|var/tmp)"
@@ -69,12 +79,9 @@ def _check_datadir(facts: ServerFacts) -> None:
 
 
 def _check_next_start(facts: ServerFacts) -> None:
-    """Refuse while the option files would bring up the server on another data directory, or on none.
-
-    A server whose groups carry a suffix (mysqld_multi, ``mysqld@NAME`` units) reads groups that are not read here.
-    """
+    """Refuse while the option files would bring up the server on another data directory, or on none."""
     configured = facts.options.get("datadir")
-    if not configured or "defaults_group_suffix" in facts.options:
+    if not configured:
         return
     found = fs.absolute(configured, facts.datadir)
     if fs.real(found) != fs.real(facts.datadir):
@@ -106,6 +113,34 @@ def _innodb_data_files(facts: ServerFacts, variable: str) -> list[str]:
     return files
 
 
+def _with_true_system_files(facts: ServerFacts) -> ServerFacts:
+    """The dictionary with the system tablespace where it lies.
+
+    MySQL's dictionary names its files ``./ibdata1`` whatever innodb_data_home_dir says (seen on 9.7).
+    """
+    home = facts.directory("innodb_data_home_dir")
+    names = [part.strip().split(":")[0] for part in facts.get("innodb_data_file_path").split(";")]
+    moved = {facts.path(name): fs.absolute(name, home) for name in names if name}
+    return replace(facts, dictionary_files=tuple(moved.get(facts.path(path), path) for path in facts.dictionary_files))
+
+
+def _check_directories(facts: ServerFacts) -> None:
+    """Refuse a directory that is not there under its name: its files would be missing and nobody would know.
+
+    A server writes bytes that are no text as "?" into its variables, and so names another directory than it uses.
+    """
+    named = {name: facts.get(name) for name in _DIRECTORIES}
+    named.update({name: os.path.dirname(facts.get(name)) for name in _BASE_NAMES})
+    for name, value in named.items():
+        if value and not fs.is_directory(facts.path(value)):
+            raise RefusedError(
+                f"The server's {name} leads to {facts.path(value)}, which is not there",
+                found="no such directory",
+                expected="the server's directories on this host, under the names that it gives",
+                rule="datadir",
+            )
+
+
 def _innodb(facts: ServerFacts, draft: Draft) -> list[str]:
     """Places of InnoDB; returns the files of the system tablespace."""
     system = _innodb_data_files(facts, "innodb_data_file_path")
@@ -119,6 +154,10 @@ def _innodb(facts: ServerFacts, draft: Draft) -> list[str]:
             )
         draft.add_file("innodb_home", path)
         draft.role("innodb_system", path)
+    # Not needed, but the restored server is warm at once.
+    if facts.get("innodb_buffer_pool_filename"):
+        home = facts.directory("innodb_data_home_dir")
+        draft.add_file("innodb_home", fs.absolute(facts.get("innodb_buffer_pool_filename"), home))
     redo = facts.directory("innodb_log_group_home_dir")
     redo_names = (r"ib_logfile\d+", r"\#innodb_redo", r"\#innodb_redo/[^/]*", r"ib_redo\d+")
     draft.add("innodb_redo", redo, *redo_names)
@@ -144,6 +183,13 @@ def _innodb(facts: ServerFacts, draft: Draft) -> list[str]:
     return system
 
 
+def _coordinator(facts: ServerFacts, draft: Draft) -> None:
+    """The log of transactions over several engines, used without a binary log; an option without a variable."""
+    path = facts.path(facts.options.get("log_tc") or "tc.log")
+    if fs.is_file(path):
+        draft.add_file("binlog", path)
+
+
 def _tablespaces(facts: ServerFacts, draft: Draft) -> None:
     for path in map(facts.path, facts.dictionary_files):
         directory, name = os.path.split(path)
@@ -156,6 +202,9 @@ def _tablespaces(facts: ServerFacts, draft: Draft) -> None:
 def _table_pattern(path: str) -> str:
     """Tables come and go: the whole kind in that directory, not the one name. Anything else by its own name."""
     suffix = path.rpartition(".")[2]
+    if suffix == "ibd":
+        # With what FLUSH TABLES ... FOR EXPORT writes beside them.
+        return r"[^/]*\.(?:ibd|cfg|cfp)"
     return rf"[^/]*\.{suffix}" if suffix in _TABLE_SUFFIXES else re.escape(os.path.basename(path))
 
 
@@ -183,11 +232,16 @@ def _side(facts: ServerFacts, draft: Draft) -> None:
             )
         draft.add_file(item.kind, item.path)
         draft.role("key" if item.kind == "keys" else "config", item.path)
+        if item.needed:
+            # Keyrings keep the former state beside the new one while they write.
+            draft.add_file(item.kind, item.path + ".backup")
+            draft.role("key", item.path + ".backup")
     for item in found.directories:
-        # Only what OpenSSL looks for: links and files named by hash.
-        draft.add(item.kind, item.path, r"[0-9a-f]{8}\.r?\d+")
+        draft.add(item.kind, item.path, _HASHED)
     for path in map(facts.path, facts.side_files):
-        if fs.is_file(path):
+        if fs.is_directory(path):
+            draft.add("keys", path, _HASHED)
+        elif fs.is_file(path):
             draft.add_file("keys", path)
             draft.role("key", path)
         else:
@@ -300,12 +354,15 @@ def plan_places(facts: ServerFacts, *, include_binlogs: bool = True) -> Discover
     reach, or when a link leads too far.
     """
     _check_datadir(facts)
+    _check_directories(facts)
+    facts = _with_true_system_files(facts)
     draft = Draft(facts.datadir)
     system = _innodb(facts, draft)
     exclusions = binlogs(facts, draft, include_binlogs)
     relay_logs(facts, draft)
     status_files(facts, draft)
     load_files(facts, draft)
+    _coordinator(facts, draft)
     _tablespaces(facts, draft)
     _side(facts, draft)
     _links(facts, draft)

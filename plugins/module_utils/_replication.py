@@ -11,12 +11,14 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Session
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect, neutral
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import FILTERS, Dialect, neutral
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 
 # Channels that group replication owns; they must not be stopped or started by hand.
 _GROUP_CHANNELS = frozenset({"group_replication_applier", "group_replication_recovery"})
 _POLL = 0.25
+# Filters that are kept with the connection's settings on disk.
+_STORED_FILTERS = ("replicate_ignore_server_ids", "replicate_do_domain_ids", "replicate_ignore_domain_ids")
 
 Position = tuple[str, int]
 
@@ -27,6 +29,8 @@ class Channel:
 
     ``source_log_file``/``source_log_pos`` is what the applier has *executed* (Relay_Source_Log_File,
     Exec_Source_Log_Pos); ``read_*`` is what the receiver has downloaded. ``lag`` and ``delay`` are seconds.
+    ``filters`` holds those that filter something, ``until`` the condition that a START ... UNTIL has set ("" for none).
+    ``parallel_mode`` and ``max_relay_log_size`` are known where each channel has its own (MariaDB), else "".
     """
 
     name: str
@@ -51,6 +55,11 @@ class Channel:
     applier_error: str
     gtid: dict[str, str]
     connection_info: str
+    filters: dict[str, str]
+    until: str
+    skip_counter: str
+    parallel_mode: str
+    max_relay_log_size: str
 
     @property
     def io_started(self) -> bool:
@@ -68,6 +77,12 @@ class Channel:
     @property
     def read(self) -> Position:
         return (self.read_log_file, self.read_log_pos)
+
+    @property
+    def positioning(self) -> str:
+        """ "gtid" when the receiver asks the source for what is missing by GTID, else "file"."""
+        by_gtid = self.gtid.get("auto_position") == "1" or self.gtid.get("using", "No").lower() != "no"
+        return "gtid" if by_gtid else "file"
 
     @property
     def applied_all(self) -> bool:
@@ -92,11 +107,15 @@ class Channel:
             "read_log_pos": self.read_log_pos,
             "relay_log_file": self.relay_log_file,
             "relay_log_pos": self.relay_log_pos,
+            "positioning": self.positioning,
             "gtid": self.gtid,
             "delay": self.delay,
             "lag": self.lag,
+            "filters": self.filters,
             "io": self.io,
+            "io_state": self.io_state,
             "applier": self.applier,
+            "applier_state": self.applier_state,
             "io_error": self.io_error,
             "applier_error": self.applier_error,
         }
@@ -136,6 +155,7 @@ def channel_from_row(row: t.Mapping[str, t.Any]) -> Channel:
         return f"{code} {text(f'last_{thread}_error')}" if code else ""
 
     lag = values.get("seconds_behind_source")
+    until = text("until_condition")
     gtid_names = {
         "retrieved": "retrieved_gtid_set",
         "executed": "executed_gtid_set",
@@ -167,6 +187,11 @@ def channel_from_row(row: t.Mapping[str, t.Any]) -> Channel:
         applier_error=error("sql"),
         gtid={key: text(name).replace("\n", "") for key, name in gtid_names.items() if name in values},
         connection_info=text("source_info_file"),
+        filters={name: text(name) for name in (*FILTERS, *_STORED_FILTERS) if text(name)},
+        until="" if until.lower() == "none" else until,
+        skip_counter=text("skip_counter"),
+        parallel_mode=text("parallel_mode"),
+        max_relay_log_size=text("max_relay_log_size"),
     )
 
 

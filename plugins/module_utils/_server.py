@@ -66,6 +66,14 @@ def read_bytes(path: str) -> bytes:
         return stream.read()
 
 
+def proc_text(pid: int, name: str) -> str:
+    """A file of /proc/PID as text; empty when it cannot be read."""
+    try:
+        return os.fsdecode(read_bytes(f"/proc/{pid}/{name}"))
+    except OSError:
+        return ""
+
+
 def _readlink(path: str) -> str:
     try:
         return os.readlink(path)

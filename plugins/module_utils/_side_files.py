@@ -24,8 +24,14 @@ _ENCRYPTION_FILES = (
     "file_key_management_filekey",
 )
 _REMOTE_KEYS = re.compile(r"(?:keyring_(?:hashicorp|okv|aws|vault|oci)|hashicorp_key_management|aws_key_management)_.*")
+_COMPONENT = re.compile(r"component_keyring_\w+\.cnf")
 _SYSTEM_STORES = ("/etc/ssl/certs", "/etc/pki", "/usr/share/ca-certificates")
-_SIDE_FILES = ("init_file", "ft_stopword_file")
+_SIDE_FILES = (
+    "init_file",
+    "ft_stopword_file",
+    "validate_password.dictionary_file",
+    "validate_password_dictionary_file",
+)
 
 
 @dataclass(frozen=True)
@@ -46,25 +52,37 @@ class SideFiles:
 
 
 def _components(datadir: str, variables: t.Mapping[str, str], exe: str) -> tuple[list[SideFile], list[str]]:
-    """MySQL's keyring component: a manifest beside the binary or in the datadir, a configuration beside the plugins."""
+    """MySQL's keyring components: manifests beside the binary and in the datadir, configurations there and by plugins.
+
+    Source: MySQL 8.0 manual 8.4.4.2, "Keyring Component Installation".
+    """
     files: list[SideFile] = []
     warnings: list[str] = []
-    manifest = os.path.join(os.path.dirname(exe), "mysqld.my") if exe else ""
-    if manifest and fs.is_file(manifest):
-        files.append(SideFile("keys", manifest, False, "component manifest"))
+    for directory in filter(None, (os.path.dirname(exe), datadir)):
+        manifest = os.path.join(directory, "mysqld.my")
+        if fs.is_file(manifest):
+            files.append(SideFile("keys", manifest, False, "component manifest"))
     for directory in (variables.get("plugin_dir", ""), datadir):
-        config = os.path.join(directory, "component_keyring_file.cnf")
-        if not directory or not fs.is_file(config):
-            continue
-        files.append(SideFile("keys", config, True, "component_keyring_file.cnf"))
-        try:
-            path = json.loads(fs.read_text(config)).get("path")
-        except (ValueError, AttributeError, OSError) as error:
-            warnings.append(f"{config} cannot be understood ({error}); a key file that it names is not known")
-            continue
-        if path:
-            files.append(SideFile("keys", fs.absolute(str(path), datadir), True, config))
+        for name in _configurations(directory):
+            config = os.path.join(directory, name)
+            files.append(SideFile("keys", config, True, name))
+            try:
+                content = json.loads(fs.read_text(config))
+                path, local = content.get("path"), content.get("read_local_config")
+            except (ValueError, AttributeError, OSError) as error:
+                warnings.append(f"{config} cannot be understood ({error}); a key file that it names is not known")
+                continue
+            if path:
+                files.append(SideFile("keys", fs.absolute(str(path), datadir), True, config))
+            elif not local:
+                warnings.append(f"{config} names no key file: keys held by another system are not in the backup")
     return files, warnings
+
+
+def _configurations(directory: str) -> list[str]:
+    if not directory or not fs.is_directory(directory):
+        return []
+    return [name for name in fs.names(directory) if _COMPONENT.fullmatch(name)]
 
 
 def side_files(datadir: str, variables: t.Mapping[str, str], exe: str = "") -> SideFiles:

@@ -25,6 +25,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _ledger,
     _observe,
     _replication,
+    _run_time,
     _server,
     _service,
 )
@@ -36,6 +37,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors i
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._guards import Policy, Verdict
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import ServiceManager
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._observe import Observed
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Threads
 
@@ -68,7 +70,7 @@ class StopPlan:
     """What would be done, decided from facts alone."""
 
     observed: Observed
-    manager: _service.ServiceManager
+    manager: ServiceManager
     verdicts: tuple[Verdict, ...]
     data_bytes: int
     warnings: tuple[str, ...]
@@ -120,6 +122,12 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
     verdicts = _guards.judge(facts, request.policy)
     _guards.refuse_unless_all_pass(verdicts)
     _refuse_threads_that_would_start(observed, manager)
+    _run_time.refuse_unless_start_can_be_quiet(
+        observed.run_time,
+        skip_supported=manager.skip_supported,
+        start=f"{manager.kind} {manager.name}".rstrip(),
+        option=observed.dialect.skip_start_option,
+    )
     return StopPlan(observed, manager, tuple(verdicts), data_bytes, tuple(manager.warnings))
 
 
@@ -128,7 +136,7 @@ def _discovery_request(request: StopRequest, *, check_mode: bool) -> _discovery.
     return _discovery.Request(paths.root, paths.host, paths.backup_id, request.include_binlogs, check_mode)
 
 
-def _refuse_threads_that_would_start(observed: Observed, manager: _service.ServiceManager) -> None:
+def _refuse_threads_that_would_start(observed: Observed, manager: ServiceManager) -> None:
     """A stopped thread must stay stopped through the restart, which takes an option on the server's command line."""
     stopped = [c.label() for c in observed.channels if not (c.io_started and c.applier_started)]
     if stopped and not manager.skip_supported:
@@ -240,6 +248,7 @@ def _open_ledger(request: StopRequest, plan: StopPlan) -> Ledger:
     before: dict[str, t.Any] = {
         "threads": [Threads.of(channel).to_dict() for channel in observed.channels],
         "settings": _bringback.comparable_settings(settings),
+        "run_time": observed.run_time.to_dict(),
     }
     for name in ("read_only", "super_read_only"):
         if name in settings:

@@ -35,6 +35,7 @@ sys.path.insert(0, {str(CHECKOUT / ".ansible" / "collections")!r})
 sys.dont_write_bytecode = True
 import pymysql
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _clean_stop, _error_log, _server, _service
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers import by_hand
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 
@@ -405,7 +406,7 @@ def test_mariadbd_safe_as_root(host: Host) -> None:
         """
         wait_ready()
         server = process()
-        guardian = _service._guardian_of(server)
+        guardian = by_hand.guardian_of(server)
         answer = server.argv, server.uid, guardian.to_dict(), open(f"/proc/{guardian.pid}/environ").read()
         with connect().cursor() as cursor:
             cursor.execute("SHUTDOWN")

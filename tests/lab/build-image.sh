@@ -6,15 +6,15 @@
 # usage: build-image.sh KIND IMAGE:TAG LABEL=VALUE...
 #
 # Builds a Debian host with systemd, a database server and sshd, as an administrator would find it after
-# "apt-get install" of the server. Called by tests/lab/containers.py, which holds the lock and caches. KIND:
-#   bookworm        MariaDB 10.11 of Debian 12
-#   trixie-mysql97  MySQL 9.7, which only Debian unstable carries, on Debian 13 (unstable's systemd refuses
-#                   the cgroups of older kernels, Debian 13's can be asked to take them)
-# DEBIAN_MIRROR names another mirror than the one this machine's apt uses.
+# "apt-get install" of the server. Called by tests/lab/containers.py, which holds the lock and caches. KIND is a
+# file of tests/lab/images. DEBIAN_MIRROR names another mirror than the one this machine's apt uses.
 set -euo pipefail
 
 kind=$1 image=$2
 shift 2
+cd "$(dirname "$0")"
+# shellcheck source=tests/lab/images/bookworm.sh
+. "images/$kind.sh"
 mirror=${DEBIAN_MIRROR:-}
 if [ -z "$mirror" ]; then
     # The mirror that works for apt here works for debootstrap too; otherwise debootstrap's own default.
@@ -23,32 +23,23 @@ if [ -z "$mirror" ]; then
 fi
 mirror=${mirror:-http://deb.debian.org/debian}
 
-case $kind in
-bookworm)
-    suite=bookworm from=bookworm
-    server=(mariadb-server mariadb-client)
-    made=mysql/db.frm
-    changes=()
-    ;;
-trixie-mysql97)
-    suite=trixie from=sid
-    server=(mysql-server mysql-client)
-    made=mysql.ibd
-    # Read by systemd 256 and newer: without it they do not boot where the kernel still has cgroup v1.
-    changes=(--change "ENV SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
-    ;;
-*)
-    echo "build-image.sh: no image of kind '$kind'" >&2
-    exit 2
-    ;;
-esac
-
 root=$(mktemp -d "${TMPDIR:-/var/tmp}/replica-host.XXXXXX")
 trap 'umount "$root/proc" 2>/dev/null || true; rm -rf --one-file-system "$root"' EXIT
 chmod 755 "$root" # it becomes the root directory of every account in there
 
 packages=systemd,systemd-sysv,dbus,python3,python3-pymysql,zstd,lz4,xz-utils,sudo,openssh-server,iproute2,iptables,procps,ca-certificates
-debootstrap --variant=minbase --include="$packages" "$suite" "$root" "$mirror"
+# The bare system of a suite is made once a week and serves every kind.
+bases=$PWD/../../.cache/bases
+base=$bases/$suite-$(date -u +%G-%V)-$(sha256sum <<<"$packages" | cut -c -12).tar
+if [ ! -e "$base" ]; then
+    mkdir -p "$bases"
+    rm -f "$bases/$suite"-*
+    debootstrap --variant=minbase --include="$packages" "$suite" "$root" "$mirror"
+    tar -C "$root" --one-file-system -cf "$base.partial" .
+    mv "$base.partial" "$base"
+else
+    tar -C "$root" --numeric-owner -xpf "$base"
+fi
 
 # No package may start a service while it is unpacked.
 printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
@@ -62,9 +53,9 @@ in_root() { DEBIAN_FRONTEND=noninteractive LC_ALL=C chroot "$root" "$@"; }
 if [ "$from" != "$suite" ]; then
     printf 'deb %s %s main\n' "$mirror" "$from" "$mirror" "$suite" >"$root/etc/apt/sources.list"
     printf 'Package: *\nPin: release n=%s\nPin-Priority: 50\n' "$from" >"$root/etc/apt/preferences.d/$from"
-    # A mirror that was frozen some weeks ago is as good as any: the signatures are still checked.
-    in_root apt-get -q -o Acquire::Check-Valid-Until=false update
 fi
+# A mirror that was frozen some weeks ago is as good as any: the signatures are still checked.
+in_root apt-get -q -o Acquire::Check-Valid-Until=false update
 in_root apt-get install -q -y --no-install-recommends -t "$from" "${server[@]}"
 rm -f "$root/usr/sbin/policy-rc.d"
 test -e "$root/var/lib/mysql/$made" # or the data directory was not made

@@ -24,10 +24,11 @@ from pathlib import Path
 from ansible_collections.mysql_ops.replica_backup.tests.lab.scratch import CHECKOUT
 
 NAME = "localhost/replica-host"
-# As tests/lab/build-image.sh knows them.
+# What each is: tests/lab/images.
 BOOKWORM = "bookworm"
 MYSQL97 = "trixie-mysql97"
-KINDS = (BOOKWORM, MYSQL97)
+MARIADB118 = "trixie-mariadb118"
+KINDS = (BOOKWORM, MYSQL97, MARIADB118)
 LABEL = "mysql_ops.replica_backup.checkout"
 IMAGE_LABEL = "mysql_ops.replica_backup.image"
 PREFIX = f"rb-{hashlib.sha256(os.fsencode(CHECKOUT)).hexdigest()[:6]}"
@@ -38,8 +39,9 @@ _LOCK = Path("/run/lock/mysql_ops.replica_backup.image.lock")
 
 
 def image_name(kind: str = BOOKWORM) -> str:
-    """Return the tag that stands for this build script in this week; a new week brings Debian's updates."""
+    """Return the tag that stands for this kind's build in this week; a new week brings Debian's updates."""
     content = hashlib.sha256(_BUILD.read_bytes())
+    content.update((_BUILD.parent / "images" / f"{kind}.sh").read_bytes())
     content.update(time.strftime("%G-%V", time.gmtime()).encode())
     return f"{NAME}:{kind}-{content.hexdigest()[:12]}"
 
@@ -172,6 +174,7 @@ def main() -> int:
             **environment(),
             "LAB_IMAGE": image_name(BOOKWORM),
             "LAB_IMAGE_MYSQL97": image_name(MYSQL97),
+            "LAB_IMAGE_MARIADB118": image_name(MARIADB118),
             "LAB_PREFIX": PREFIX,
             "LAB_LABEL": LABEL,
             "LAB_CHECKOUT": str(CHECKOUT),

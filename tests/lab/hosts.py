@@ -12,9 +12,10 @@ import subprocess
 import typing as t
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
+import jinja2
 import testinfra
 import yaml
 
@@ -22,18 +23,41 @@ from ansible_collections.mysql_ops.replica_backup.tests.lab.scratch import CHECK
 
 # Set by tests/lab/molecule.sh.
 SCENARIO = os.environ.get("LAB_SCENARIO", "default")
+_FAMILIES = CHECKOUT / "molecule" / "shared" / "families"
 _SCENARIO = yaml.safe_load((CHECKOUT / "molecule" / SCENARIO / "molecule.yml").read_text(encoding="utf-8"))
 _INVENTORY = _SCENARIO["provisioner"]["inventory"]
-REPLICAS = tuple(host["name"] for host in _SCENARIO["platforms"] if "mysql_replicas" in host["groups"])
-_NAME = _INVENTORY["group_vars"]["all"]["lab_family"]
-_FAMILY_FILE = CHECKOUT / "molecule" / "shared" / "families" / f"{_NAME}.yml"
-# What the family of servers calls its units, statements and messages: the same file that prepared the hosts.
-FAMILY: dict[str, t.Any] = {"lab_family": _NAME, **yaml.safe_load(_FAMILY_FILE.read_text(encoding="utf-8"))}
+_GROUPS: dict[str, list[str]] = {host["name"]: host["groups"] for host in _SCENARIO["platforms"]}
+SOURCES = tuple(name for name, groups in _GROUPS.items() if "sources" in groups)
+REPLICAS = tuple(name for name, groups in _GROUPS.items() if "mysql_replicas" in groups)
+# What sets are restored to by hand.
+BARE = tuple(name for name in _GROUPS if name not in SOURCES + REPLICAS)
 
 
+@cache
 def settings_of(name: str) -> dict[str, t.Any]:
-    """Return what the scenario's inventory says of one host."""
-    return t.cast("dict[str, t.Any]", _INVENTORY["host_vars"].get(name) or {})
+    """Return what the scenario's inventory says of one host, with its groups' settings, templates as they stand."""
+    layers = [(_INVENTORY.get("group_vars") or {}).get(group) for group in ("all", *_GROUPS[name])]
+    layers.append((_INVENTORY.get("host_vars") or {}).get(name))
+    found = {key: value for layer in layers for key, value in (layer or {}).items()}
+    return {"inventory_hostname": name, **found}
+
+
+@cache
+def words_of(name: str) -> dict[str, t.Any]:
+    """Return what the servers of that host's family call their units, statements and messages.
+
+    It is the file that prepared the host; templates in it see the settings of the host. ``lab_dialect`` is the family
+    as the collection names it.
+    """
+    family = settings_of(name)["lab_family"]
+    words = yaml.safe_load((_FAMILIES / f"{family}.yml").read_text(encoding="utf-8"))
+    return {"lab_dialect": family, **{word: _rendered(value, settings_of(name)) for word, value in words.items()}}
+
+
+def _rendered(value: t.Any, variables: dict[str, t.Any]) -> t.Any:
+    if isinstance(value, list):
+        return [_rendered(item, variables) for item in value]
+    return jinja2.Template(value).render(variables) if isinstance(value, str) and "{{" in value else value
 
 
 @dataclass(frozen=True)
@@ -50,8 +74,15 @@ class Host:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.container = f"{os.environ['LAB_PREFIX']}-{SCENARIO}-{name}"
+        self.settings = settings_of(name)
+        self.words = words_of(name)
+        self.container = f"{os.environ['LAB_PREFIX']}-{SCENARIO}-{self.settings.get('lab_container', name)}"
         self._host = testinfra.get_host(f"podman://{self.container}")
+
+    @property
+    def source(self) -> str:
+        """The name of the host that it replicates from."""
+        return str(self.settings.get("lab_source", "source"))
 
     @property
     def root(self) -> str:
@@ -66,16 +97,16 @@ class Host:
 
     def sql(self, statement: str) -> str:
         """Run statements as root and return the values, tab separated."""
-        return self.run(f"{FAMILY['lab_client']} --batch --skip-column-names --raw --execute %s", statement)
+        return self.run(f"{self.words['lab_client']} --batch --skip-column-names --raw --execute %s", statement)
 
     def row(self, statement: str) -> dict[str, str]:
         """Return one row by column name, empty when there is none."""
-        text = self.run(f"{FAMILY['lab_client']} --vertical --execute %s", statement)
+        text = self.run(f"{self.words['lab_client']} --vertical --execute %s", statement)
         return dict(re.findall(r"^ *(\w+): ?(.*)$", text, re.MULTILINE))
 
     def replication(self) -> dict[str, str]:
         """Return the status of its one channel, in the words that MySQL uses today."""
-        status = self.row(FAMILY["lab_show_replica"])
+        status = self.row(self.words["lab_show_replica"])
         return {name.replace("Master", "Source").replace("Slave", "Replica"): text for name, text in status.items()}
 
     @property
@@ -84,21 +115,21 @@ class Host:
         file = self.sql("SELECT @@log_error").strip()
         if file.startswith("/"):
             return self.run("cat %s", file)
-        return self.run("journalctl --unit=%s --output=cat --no-pager", FAMILY["lab_unit"])
+        return self.run("journalctl --unit=%s --output=cat --no-pager", self.words["lab_unit"])
 
     def absences(self) -> list[Absence]:
         """Return every orderly stop and the start after it."""
         found: list[Absence] = []
         for line in self.log.splitlines():
-            if match := re.search(FAMILY["lab_stopping"], line):
+            if match := re.search(self.words["lab_stopping"], line):
                 found.append(Absence(self.name, _when(*match.groups()), None))
-            elif (match := re.search(FAMILY["lab_ready"], line)) and found and found[-1].back is None:
+            elif (match := re.search(self.words["lab_ready"], line)) and found and found[-1].back is None:
                 found[-1] = Absence(self.name, found[-1].gone, _when(*match.groups()))
         return found
 
     def history(self) -> str:
         """Return the transactions that its data have seen, as global transaction identifiers."""
-        return re.sub(r"\s", "", self.sql(FAMILY["lab_show_history"]))
+        return re.sub(r"\s", "", self.sql(self.words["lab_show_history"]))
 
     def checksums(self) -> dict[str, str]:
         """Return CHECKSUM TABLE of every table of the load."""
@@ -111,7 +142,7 @@ class Host:
 
     def wait_for_source_position(self, file: str, position: int, seconds: int = 60) -> None:
         """Wait until this replica has applied the source's binary log up to there."""
-        waited = self.sql(f"SELECT {FAMILY['lab_wait']}('{file}', {position}, {seconds})").strip()
+        waited = self.sql(f"SELECT {self.words['lab_wait']}('{file}', {position}, {seconds})").strip()
         assert waited.isdigit(), f"{self.name} did not reach {file}:{position}: {self.replication()}"
 
 

@@ -13,13 +13,7 @@ import subprocess
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import (
-    FAMILY,
-    REPLICAS,
-    BackupSet,
-    Host,
-    settings_of,
-)
+from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import REPLICAS, BackupSet, Host, settings_of
 
 # Between them: by file and position, by GTID, all in the data directory, files elsewhere.
 ORIGINS = tuple(name for name in REPLICAS if settings_of(name).get("lab_restore"))
@@ -30,8 +24,9 @@ def restored(
     request: pytest.FixtureRequest, hosts: dict[str, Host], sets: dict[str, BackupSet]
 ) -> tuple[Host, BackupSet]:
     """Return a started server made of the set, its replication threads not started yet."""
-    host, origin, backup = hosts["restored"], hosts[request.param], sets[request.param]
-    host.run(f"systemctl stop {' '.join(reversed(FAMILY['lab_units']))}")
+    origin, backup = hosts[request.param], sets[request.param]
+    host = hosts[origin.settings.get("lab_restored", "restored")]
+    host.run(f"systemctl stop {' '.join(reversed(host.words['lab_units']))}")
     host.run("rm -rf /restore /var/lib/mysql/* /var/log/mysql/* && mkdir -p /restore")
     archive = f"{host.container}:/restore/data.tar.zst"
     subprocess.run(["podman", "cp", str(backup.directory / "data.tar.zst"), archive], check=True)
@@ -42,23 +37,23 @@ def restored(
     # The original lives: on MySQL the copy needs another server_uuid, which the server gives itself.
     host.run("rm -f /var/lib/mysql/auto.cnf")
     # The configuration of where it came from; its server_id must differ from every other.
-    settings = origin.run("cat %s", FAMILY["lab_settings_file"])
+    settings = origin.run("cat %s", host.words["lab_settings_file"])
     settings += f"\nserver_id = 9{origin.name[-1]}\nskip_slave_start = ON\n"
     if relay_logs := backup.manifest["server"]["settings"].get("relay_log_basename"):
         # MySQL names them after the host, which is another one now.
         settings += f"relay_log = {relay_logs}\n"
-    host.run("printf %s > %s", settings, FAMILY["lab_settings_file"])
-    host.run("systemctl start %s", FAMILY["lab_unit"])
+    host.run("printf %s > %s", settings, host.words["lab_settings_file"])
+    host.run("systemctl start %s", host.words["lab_unit"])
     return host, backup
 
 
 def test_it_starts_without_recovery(restored: tuple[Host, BackupSet]) -> None:
     host, _backup = restored
-    invocation = host.run("systemctl show --value --property=InvocationID %s", FAMILY["lab_unit"]).strip()
+    invocation = host.run("systemctl show --value --property=InvocationID %s", host.words["lab_unit"]).strip()
     log = host.run("journalctl --no-pager --output=cat _SYSTEMD_INVOCATION_ID=%s", invocation)
     # Emptied before the start; the servers that log to the journal have none.
     log += host.run("cat /var/log/mysql/error.log 2>/dev/null || true")
-    assert re.search(FAMILY["lab_ready"], log)
+    assert re.search(host.words["lab_ready"], log)
     assert "crash recovery" not in log.lower()
     assert "[ERROR]" not in log
 
@@ -77,12 +72,13 @@ def test_it_goes_on_from_there_and_equals_the_source(
     restored: tuple[Host, BackupSet], hosts: dict[str, Host], request: pytest.FixtureRequest
 ) -> None:
     host, backup = restored
-    assert host.checksums() != hosts["source"].checksums(), "nothing was written since the backup: this proves nothing"
-    host.sql(FAMILY["lab_start_replica"])
+    source = hosts[hosts[backup.manifest["host"]].source]
+    assert host.checksums() != source.checksums(), "nothing was written since the backup: this proves nothing"
+    host.sql(host.words["lab_start_replica"])
     # Only now are the writes stopped (once for all tests): it joins while they go on.
-    host.wait_for_source_position(*request.getfixturevalue("quiet"))
+    host.wait_for_source_position(*request.getfixturevalue("quiet")[source.name])
     status = host.replication()
     assert status["Replica_IO_Running"] == status["Replica_SQL_Running"] == "Yes"
     assert status["Last_IO_Error"] == status["Last_SQL_Error"] == ""
     assert host.sql("SELECT @@server_id").strip() == f"9{backup.manifest['host'][-1]}"
-    assert host.checksums() == hosts["source"].checksums()
+    assert host.checksums() == source.checksums()

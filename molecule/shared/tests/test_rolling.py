@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import FAMILY, REPLICAS, BackupSet, Host, settings_of
+from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import REPLICAS, SOURCES, BackupSet, Host
 
 
 def test_each_replica_was_away_once_and_alone(hosts: dict[str, Host], sets: dict[str, BackupSet]) -> None:
@@ -31,33 +33,35 @@ def test_each_replica_was_stopped_exactly_once_by_the_roll(hosts: dict[str, Host
         assert len(during) == 1, during
 
 
-def test_the_source_was_never_away(hosts: dict[str, Host], sets: dict[str, BackupSet]) -> None:
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_source_was_never_away(hosts: dict[str, Host], sets: dict[str, BackupSet], name: str) -> None:
     first = min(backup.manifest["backup_id"] for backup in sets.values())
-    assert [a for a in hosts["source"].absences() if a.gone.strftime("%Y%m%dT%H%M%SZ") >= first] == []
+    assert [a for a in hosts[name].absences() if a.gone.strftime("%Y%m%dT%H%M%SZ") >= first] == []
 
 
 @pytest.mark.parametrize("name", REPLICAS)
 def test_replication_is_as_it_was(hosts: dict[str, Host], name: str) -> None:
-    status = hosts[name].replication()
+    host = hosts[name]
+    status = host.replication()
     assert status["Replica_IO_Running"] == "Yes"
     assert status["Replica_SQL_Running"] == "Yes"
     assert status["Last_IO_Error"] == status["Last_SQL_Error"] == ""
-    assert status[FAMILY["lab_gtid_column"]] == FAMILY["lab_gtid_values"][settings_of(name)["lab_gtid"]]
+    assert status[host.words["lab_gtid_column"]] == host.words["lab_gtid_values"][host.settings["lab_gtid"]]
     # Set at run time, in no option file: a restart alone would have lost it.
-    assert hosts[name].sql(f"SELECT @@GLOBAL.{FAMILY['lab_read_only']}").strip() == "1"
+    assert host.sql(f"SELECT @@GLOBAL.{host.words['lab_read_only']}").strip() == "1"
 
 
 @pytest.mark.parametrize("name", REPLICAS)
 def test_the_service_is_as_the_package_left_it(hosts: dict[str, Host], name: str) -> None:
     host = hosts[name]
-    units = FAMILY["lab_units"]
+    units = host.words["lab_units"]
     assert host.run(f"systemctl is-active {' '.join(units)}").split() == ["active"] * len(units)
-    assert host.run("systemctl show --property=DropInPaths,NeedDaemonReload %s", FAMILY["lab_unit"]).split() == [
+    assert host.run("systemctl show --property=DropInPaths,NeedDaemonReload %s", host.words["lab_unit"]).split() == [
         "DropInPaths=",
         "NeedDaemonReload=no",
     ]
-    words = host.run(f"tr '\\0' ' ' < /proc/$(pidof {FAMILY['lab_server']})/cmdline")
-    assert FAMILY["lab_server"] in words
+    words = host.run(f"tr '\\0' ' ' < /proc/$(pidof {host.words['lab_server']})/cmdline")
+    assert host.words["lab_server"] in words
     assert "skip" not in words
 
 
@@ -72,7 +76,10 @@ def test_nothing_is_left_on_the_replica(hosts: dict[str, Host], name: str) -> No
 
 
 @pytest.mark.parametrize("name", REPLICAS)
-def test_caught_up_and_equal_to_the_source(hosts: dict[str, Host], quiet: tuple[str, int], name: str) -> None:
-    hosts[name].wait_for_source_position(*quiet)
-    assert hosts[name].history() == hosts["source"].history() != ""
-    assert hosts[name].checksums() == hosts["source"].checksums()
+def test_caught_up_and_equal_to_the_source(
+    hosts: dict[str, Host], quiet: Mapping[str, tuple[str, int]], name: str
+) -> None:
+    host, source = hosts[name], hosts[hosts[name].source]
+    host.wait_for_source_position(*quiet[source.name])
+    assert host.history() == source.history() != ""
+    assert host.checksums() == source.checksums()

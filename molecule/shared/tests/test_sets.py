@@ -13,7 +13,13 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import FAMILY, REPLICAS, BackupSet, Host, settings_of
+from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import (
+    REPLICAS,
+    BackupSet,
+    Host,
+    settings_of,
+    words_of,
+)
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -85,7 +91,7 @@ def test_manifest_lists_the_tree(backup: BackupSet, tree: Path) -> None:
 
 def test_a_restore_finds_what_a_replica_needs(backup: BackupSet, tree: Path) -> None:
     data = tree / "datadir"
-    for name in FAMILY["lab_needed_files"]:
+    for name in words_of(backup.manifest["host"])["lab_needed_files"]:
         assert (data / name).is_file(), name
     relay_log = backup.channel["relay_log_file"]
     assert list(tree.rglob(relay_log)), relay_log
@@ -107,5 +113,6 @@ def test_the_stop_was_clean_and_the_time_away_is_known(backup: BackupSet) -> Non
 
 def test_it_records_a_position_of_the_source(backup: BackupSet, hosts: dict[str, Host]) -> None:
     channel = backup.channel
-    logs = dict(line.split("\t")[:2] for line in hosts["source"].sql("SHOW BINARY LOGS").splitlines())
+    source = hosts[hosts[backup.manifest["host"]].source]
+    logs = dict(line.split("\t")[:2] for line in source.sql("SHOW BINARY LOGS").splitlines())
     assert 4 < int(channel["source_log_pos"]) <= int(logs[channel["source_log_file"]])

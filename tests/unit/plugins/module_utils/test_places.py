@@ -205,6 +205,12 @@ def test_inside_the_data_directory_there_is_one_place_only(root: Path) -> None:
             "ibdata9 #ib_16384_0.dblwr",
         ),
         (
+            {"innodb_data_home_dir": "{}/x", "innodb_data_file_path": "a:1M", "innodb_buffer_pool_filename": "warm"},
+            "a warm warmer",
+            "innodb_home",
+            "a warm",
+        ),
+        (
             {"rocksdb_datadir": "{}/x"},
             "000012.sst sub/any",
             "tablespaces",
@@ -218,9 +224,15 @@ def test_inside_the_data_directory_there_is_one_place_only(root: Path) -> None:
         ),
         (
             {"keyring_file_data": "{}/x/keyring", "init_file": "{}/x/init.sql", "ft_stopword_file": "(built-in)"},
-            "keyring init.sql",
+            "keyring keyring.backup keyring.old init.sql",
             "keys",
-            "keyring",
+            "keyring keyring.backup",
+        ),
+        (
+            {"validate_password.dictionary_file": "{}/x/words"},
+            "words others",
+            "config",
+            "words",
         ),
     ],
 )
@@ -259,6 +271,71 @@ def test_two_kinds_may_share_a_directory_and_no_file_comes_twice(root: Path) -> 
         "binlog/mysql.index",
         "relay_log/mysql-relay.000003",
         "relay_log/mysql-relay.index",
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "ours"),
+    [
+        # The variable always says names.index (MySQL 9.7 and MariaDB 10.11, log_bin_index=.../names.list).
+        ("{}/x/names.list", {"names.list", "names.index", "names-a@0020b.list", "names-a@0020b.index"}),
+        ("names.list", {"names.list", "names.index", "names-a@0020b.list", "names-a@0020b.index"}),
+        ("{}/x/names", {"names.index", "names-a@0020b.index"}),
+        ("{}/x/other.list", {"names.index", "names-a@0020b.index"}),
+        (None, {"names.index", "names-a@0020b.index"}),
+    ],
+)
+def test_an_index_keeps_the_extension_that_its_option_gives(root: Path, given: str | None, ours: set[str]) -> None:
+    both = {f"names{channel}.{end}" for channel in ("", "-a@0020b") for end in ("list", "index", "txt")}
+    touch(root / "x", *both, "names.~rec~", "other.list")
+    variables = {"relay_log_basename": f"{root}/x/rl", "relay_log_index": f"{root}/x/names.index"}
+    options = {} if given is None else {"relay_log_index": given.replace("{}", str(root))}
+    discovery = plan_places(facts(root, variables, options=options))
+    found = {name.partition("/")[2]: entry.role for name, entry in listed(discovery).items() if "relay_log/" in name}
+    assert found == {**dict.fromkeys(ours, "relay_log_index"), "names.~rec~": None}
+    variables = {"log_bin": "ON", "log_bin_basename": f"{root}/x/b", "log_bin_index": f"{root}/x/names.index"}
+    options = {} if given is None else {"log_bin_index": options["relay_log_index"]}
+    found = {
+        name: entry.role
+        for name, entry in listed(plan_places(facts(root, variables, options=options))).items()
+        if name.startswith("binlog/")
+    }
+    assert found == {
+        **{f"binlog/{name}": "binlog_index" for name in ours if "-" not in name},
+        "binlog/names.~rec~": None,
+    }
+
+
+def test_the_system_tablespace_as_mysqls_dictionary_names_it(root: Path) -> None:
+    touch(root, "home/ibdata1", "home/sub/ibdata2")
+    (root / "data/ibdata1").unlink()
+    variables = {"innodb_data_home_dir": f"{root}/home", "innodb_data_file_path": "ibdata1:12M;sub/ibdata2:12M"}
+    discovery = plan_places(facts(root, variables, dictionary_files=("./ibdata1", "./sub/ibdata2", "./db/t.ibd")))
+    assert discovery.required == (f"{root}/data/db/t.ibd", f"{root}/home/ibdata1", f"{root}/home/sub/ibdata2")
+    assert missing_required(discovery, walk(discovery)) == []
+
+
+def test_the_log_of_the_transaction_coordinator(root: Path) -> None:
+    touch(root, "x/coordinator", "x/other")
+    discovery = plan_places(facts(root, options={"log_tc": f"{root}/x/coordinator"}))
+    assert {name for name in files(discovery) if not name.startswith("datadir/")} == {"binlog/coordinator"}
+    assert "binlog" not in places(plan_places(facts(root, options={"log_tc": f"{root}/x/absent"})))
+
+
+def test_exported_tables_elsewhere(root: Path) -> None:
+    touch(root, "ext/db/t.ibd", "ext/db/t.cfg", "ext/db/t.cfp", "ext/db/t.txt")
+    names = files(plan_places(facts(root, dictionary_files=(f"{root}/ext/db/t.ibd",))))
+    assert {name for name in names if name.startswith("tablespaces/")} == {
+        f"tablespaces/db/t.{suffix}" for suffix in ("ibd", "cfg", "cfp")
+    }
+
+
+def test_certificate_directories_of_channels(root: Path) -> None:
+    touch(root, "ca/0a1b2c3d.0", "ca/readme", "ca/real.pem")
+    (root / "ca/1a1b2c3d.0").symlink_to("real.pem")
+    discovery = plan_places(facts(root, side_files=(f"{root}/ca",)))
+    assert {name for name in files(discovery) if name.startswith("keys/")} == {
+        *("keys/0a1b2c3d.0", "keys/1a1b2c3d.0", "keys/real.pem")
     }
 
 
@@ -426,6 +503,8 @@ def test_option_files_keep_their_links(root: Path) -> None:
         ({"innodb_data_file_path": "ibdata1:12M;ibdata2:1M"}, "ibdata2, which is not there"),
         ({"innodb_data_file_path": "/dev/sda1:3Graw"}, "raw device"),
         ({"log_bin": "ON"}, "does not say where"),
+        ({"relay_log_basename": "/srv/b?te/relay"}, "relay_log_basename leads to /srv/b\\?te, which is not there"),
+        ({"innodb_undo_directory": "/nonexistent/undo"}, "innodb_undo_directory leads to /nonexistent/undo"),
         ({"keyring_file_data": "/nonexistent/keyring"}, "encrypted data cannot be read"),
         ({"file_key_management_filekey": "FILE:/nonexistent/pass"}, "encrypted data cannot be read"),
     ],
@@ -580,9 +659,11 @@ def test_private_directories_are_found_by_our_own_names() -> None:
 
 
 def test_keys_of_components_and_other_systems(root: Path) -> None:
-    touch(root, "sbin/mysqld.my", "data/keyring.bin")
-    (root / "plugin").mkdir()
+    touch(root, "sbin/mysqld.my", "data/mysqld.my", "data/keyring.bin", "plugin/component_keyring.so")
     (root / "plugin/component_keyring_file.cnf").write_text(json.dumps({"path": "keyring.bin"}))
+    (root / "plugin/component_keyring_okv.cnf").write_text(json.dumps({"server": "elsewhere"}))
+    (root / "plugin/component_keyring_encrypted_file.cnf").write_text(json.dumps({"read_local_config": True}))
+    (root / "data/component_keyring_encrypted_file.cnf").write_text(json.dumps({"path": "/k/r"}))
     (root / "data/component_keyring_file.cnf").write_text("no json")
     variables = {
         "plugin_dir": f"{root}/plugin",
@@ -593,15 +674,24 @@ def test_keys_of_components_and_other_systems(root: Path) -> None:
     found = side_files(f"{root}/data", variables, f"{root}/sbin/mysqld")
     assert {(item.path.removeprefix(f"{root}/"), item.needed) for item in found.files} == {
         ("sbin/mysqld.my", False),
+        ("data/mysqld.my", False),
         ("plugin/component_keyring_file.cnf", True),
+        ("plugin/component_keyring_okv.cnf", True),
+        ("plugin/component_keyring_encrypted_file.cnf", True),
+        ("data/component_keyring_encrypted_file.cnf", True),
         ("data/component_keyring_file.cnf", True),
         ("data/keyring.bin", True),
+        ("/k/r", True),
         ("data/public_key.pem", False),
     }
-    assert len(found.warnings) == 2
+    assert [
+        word for word in ("vault_url", "okv.cnf names no key", "cannot be understood") if word in str(found.warnings)
+    ]
+    assert len(found.warnings) == 3
 
 
 def test_a_plan_survives_the_journey_through_json(root: Path) -> None:
+    (root / "x").mkdir()
     discovery = plan_places(facts(root, {"relay_log_basename": f"{root}/x/rl"}, dictionary_files=("./db/t.ibd",)))
     head = json.loads(json.dumps(discovery.head()))
     assert Discovery.from_head(head, discovery.required) == discovery

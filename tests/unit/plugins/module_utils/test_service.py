@@ -25,6 +25,17 @@ import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _server, _service
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers import (
+    by_hand,
+    commands,
+    init_script,
+    launch,
+    systemd,
+    sysvinit,
+    unit_file,
+    unmanaged,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import Found, ServiceManager
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server import ServerProcess
 from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_utils.real_server import (
     RealServer,
@@ -81,8 +92,8 @@ class Replay:
 @pytest.fixture
 def replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Replay:
     made = Replay(tmp_path)
-    monkeypatch.setattr(_service, "_RUNTIME_UNITS", str(made.units))
-    monkeypatch.setattr(_service, "_POLL", 0.001)
+    monkeypatch.setattr(systemd, "_RUNTIME_UNITS", str(made.units))
+    monkeypatch.setattr(systemd, "_POLL", 0.001)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     return made
@@ -90,8 +101,8 @@ def replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Replay:
 
 def _detect_recorded(
     monkeypatch: pytest.MonkeyPatch, record: dict[str, t.Any], requested: str = "auto", name: str | None = None
-) -> _service.ServiceManager:
-    monkeypatch.setattr(_service, "_proc_text", lambda pid, file: record["cgroup"] if file == "cgroup" else "")
+) -> ServiceManager:
+    monkeypatch.setattr(_server, "proc_text", lambda pid, file: record["cgroup"] if file == "cgroup" else "")
     return _service.detect(
         process=ServerProcess.from_dict(record["process"]),
         requested=requested,
@@ -126,7 +137,7 @@ def _detect_recorded(
     ],
 )
 def test_the_unit_of_a_process(cgroup: str, unit: str | None) -> None:
-    assert _service._unit_of(cgroup) == unit
+    assert systemd._unit_of(cgroup) == unit
 
 
 GALERA = (
@@ -153,10 +164,10 @@ GALERA = (
 )
 def test_the_start_command_of_recorded_units(file: str, command: str, with_option: str) -> None:
     cat = (FIXTURES / file).read_text(encoding="utf-8")
-    assert _service._exec_start(cat, OWN) == [command]
-    assert _service._with_option([command], SKIP) == with_option
+    assert unit_file.exec_start(cat, OWN) == [command]
+    assert unit_file.with_option([command], SKIP) == with_option
     ours = f"{cat}\n# {OWN}\n[Service]\nExecStart=\nExecStart=/usr/sbin/mariadbd --ours\n"
-    assert _service._exec_start(ours, OWN) == [command], "our own drop-in does not count"
+    assert unit_file.exec_start(ours, OWN) == [command], "our own drop-in does not count"
 
 
 @pytest.mark.parametrize(
@@ -172,7 +183,7 @@ def test_the_start_command_of_recorded_units(file: str, command: str, with_optio
     ],
 )
 def test_reading_unit_files(text: str, expected: list[str]) -> None:
-    assert _service._exec_start(text, OWN) == expected
+    assert unit_file.exec_start(text, OWN) == expected
 
 
 @pytest.mark.parametrize(
@@ -197,7 +208,7 @@ def test_reading_unit_files(text: str, expected: list[str]) -> None:
     ],
 )
 def test_where_the_option_goes(commands: list[str], expected: str | None) -> None:
-    assert _service._with_option(commands, "--o") == expected
+    assert unit_file.with_option(commands, "--o") == expected
 
 
 def test_a_recorded_host_is_recognised(replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,12 +280,12 @@ def test_a_process_in_a_foreign_unit_is_not_systemds(replay: Replay, monkeypatch
         _detect_recorded(monkeypatch, record, "systemd")
     record = _edited(replay, "mariadbd", "sshd")
     record["process"]["pid"] += 1
-    found = _service._Found(ServerProcess.from_dict(record["process"]), None, {}, SKIP, "")
-    assert found.systemd(required=False) is None
+    found = Found(ServerProcess.from_dict(record["process"]), None, {}, SKIP, "")
+    assert systemd.find(found, required=False) is None
 
 
 def test_without_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_service, "_RUNTIME_UNITS", str(tmp_path / "absent"))
+    monkeypatch.setattr(systemd, "_RUNTIME_UNITS", str(tmp_path / "absent"))
     process = _server.read_process(os.getpid())
     assert process is not None
     with pytest.raises(RefusedError, match="not run by systemd"):
@@ -385,9 +396,9 @@ def test_a_socket_that_cannot_come_back_is_reported(replay: Replay) -> None:
 def test_failing_commands_are_shown(replay: Replay) -> None:
     replay.load("hold")
     with pytest.raises(ReplicaBackupError, match="asked for"):
-        _service._systemctl("never-recorded")
+        systemd._systemctl("never-recorded")
     with pytest.raises(ReplicaBackupError, match="did not work"):
-        _service._run(["/not/there"])
+        commands.run(["/not/there"])
 
 
 # --- records ---------------------------------------------------------------------------------------
@@ -420,7 +431,7 @@ def template() -> Iterator[Path]:
 
 @pytest.fixture
 def real(template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RealServer]:
-    monkeypatch.setattr(_service, "_RUNTIME_UNITS", "/nonexistent")
+    monkeypatch.setattr(systemd, "_RUNTIME_UNITS", "/nonexistent")
     server = RealServer(template)
     yield server
     server.close()
@@ -432,9 +443,7 @@ def _find(server: RealServer) -> ServerProcess:
     return process
 
 
-def _detect(
-    server: RealServer, state_dir: Path, requested: str = "auto", name: str | None = None
-) -> _service.ServiceManager:
+def _detect(server: RealServer, state_dir: Path, requested: str = "auto", name: str | None = None) -> ServiceManager:
     manager = _service.detect(
         process=_find(server),
         requested=requested,
@@ -483,7 +492,7 @@ def test_a_server_started_by_hand_comes_back_as_it_was(
     environment = _environ(after.pid)
     assert environment["TZ"] == "Asia/Kathmandu"
     assert "secret" not in environment.values()
-    assert set(environment) <= {*_service._KEPT_ENVIRONMENT, "LANG", "LC_ALL"}
+    assert set(environment) <= {*launch._KEPT_ENVIRONMENT, "LANG", "LC_ALL"}
     assert os.readlink(f"/proc/{after.pid}/fd/0") == os.devnull
     assert again.failure() is None
     assert again.after_start() == [] and again.release() == []
@@ -501,7 +510,7 @@ def test_a_server_started_by_hand_comes_back_as_it_was(
 def test_a_server_that_does_not_come_up_tells_why(
     real: RealServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_service, "_GRACE", 0.1)
+    monkeypatch.setattr(by_hand, "_GRACE", 0.1)
     real.start()
     process = _find(real)
     manager = _detect(real, tmp_path)
@@ -632,7 +641,7 @@ def test_a_server_of_somebody_else_is_refused(
 def test_a_server_in_a_container_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     process = _server.read_process(os.getpid())
     assert process is not None
-    monkeypatch.setattr(_service, "_proc_text", lambda pid, file: "Name:\tmariadbd\nNSpid:\t4242\t60\n")
+    monkeypatch.setattr(_server, "proc_text", lambda pid, file: "Name:\tmariadbd\nNSpid:\t4242\t60\n")
     with pytest.raises(RefusedError, match="container"):
         _service.detect(
             process=process, requested="auto", name=None, variables={}, skip_option=SKIP, state_dir=str(tmp_path)
@@ -658,9 +667,9 @@ def test_relative_paths_must_mean_the_same_again(
     (tmp_path / "my.cnf").write_text("")
     (tmp_path / "data").mkdir()
     (tmp_path / "other").mkdir()
-    launch = _service._Launch(argv=argv, executable=executable, cwd=str(tmp_path), uid=0, gid=0)
-    assert _service._resolves(launch, str(tmp_path), str(tmp_path / "data")) is fits
-    assert not _service._resolves(launch, str(tmp_path / "absent"), str(tmp_path / "data"))
+    start = launch.Launch(argv=argv, executable=executable, cwd=str(tmp_path), uid=0, gid=0)
+    assert unmanaged._resolves(start, str(tmp_path), str(tmp_path / "data")) is fits
+    assert not unmanaged._resolves(start, str(tmp_path / "absent"), str(tmp_path / "data"))
 
 
 @needs_server
@@ -692,7 +701,7 @@ def test_a_start_never_keeps_roots_rights_for_an_ordinary_account(tmp_path: Path
     os.chown(log, 65534, 65534)
     for parent in [tmp_path, *tmp_path.parents][:3]:
         parent.chmod(parent.stat().st_mode | 0o055)
-    launch = _service._Launch(
+    start = launch.Launch(
         argv=("sh", "-c", "id -u; id -G; umask; ulimit -n; pwd; ls -l /proc/self/fd | wc -l"),
         executable="/bin/sh",
         cwd="/usr",
@@ -703,7 +712,7 @@ def test_a_start_never_keeps_roots_rights_for_an_ordinary_account(tmp_path: Path
         limits=(("RLIMIT_NOFILE", 500, 500), ("RLIMIT_CORE", 0, 0)),
         output=str(log),
     )
-    pid = _service._spawn(launch, [], str(tmp_path / "unused"))
+    pid = launch.spawn(start, [], str(tmp_path / "unused"))
     while _server.read_process(pid) is not None:
         time.sleep(0.01)
     # 0, 1, 2 and the directory that ls lists, with one line of its total.
@@ -711,7 +720,7 @@ def test_a_start_never_keeps_roots_rights_for_an_ordinary_account(tmp_path: Path
     log.unlink()
     log.symlink_to("/etc/passwd")
     before = Path("/etc/passwd").read_bytes()
-    pid = _service._spawn(replace(launch, uid=0), [], str(tmp_path / "unused"))
+    pid = launch.spawn(replace(start, uid=0), [], str(tmp_path / "unused"))
     while _server.read_process(pid) is not None:
         time.sleep(0.01)
     assert Path("/etc/passwd").read_bytes() == before, "no link is followed"
@@ -734,8 +743,8 @@ esac
 
 
 @pytest.fixture
-def init_script(real: RealServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(_service, "_SCRIPT_DIRECTORY", str(tmp_path / "init.d"))
+def script_file(real: RealServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sysvinit, "_SCRIPT_DIRECTORY", str(tmp_path / "init.d"))
     script = tmp_path / "init.d" / "mysql"
     script.parent.mkdir()
     script.write_text(
@@ -749,13 +758,13 @@ def init_script(real: RealServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @needs_server
 @pytest.mark.skipif(os.geteuid() != 0, reason="init scripts belong to root")
-def test_an_init_script_stops_and_starts(real: RealServer, init_script: Path, tmp_path: Path) -> None:
-    subprocess.run([str(init_script), "start"], check=True, stdin=subprocess.DEVNULL)
+def test_an_init_script_stops_and_starts(real: RealServer, script_file: Path, tmp_path: Path) -> None:
+    subprocess.run([str(script_file), "start"], check=True, stdin=subprocess.DEVNULL)
     real.wait_ready()
     process = _find(real)
     manager = _detect(real, tmp_path)
     assert (manager.kind, manager.name, manager.skip_supported, manager.warnings) == (
-        "sysvinit", str(init_script), True, (),
+        "sysvinit", str(script_file), True, (),
     )  # fmt: skip
     assert manager.hold() == []
     assert manager.request_stop() is True
@@ -775,32 +784,32 @@ def test_an_init_script_stops_and_starts(real: RealServer, init_script: Path, tm
 @needs_server
 @pytest.mark.skipif(os.geteuid() != 0, reason="init scripts belong to root")
 def test_an_init_script_that_does_not_fit_is_left_alone(
-    real: RealServer, init_script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    real: RealServer, script_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good = init_script.read_text()
+    good = script_file.read_text()
     real.start(command=["/bin/sh", str(_guardian(real))])
-    assert _detect(real, tmp_path, "sysvinit", name="mysql").name == str(init_script)
-    init_script.write_text(good.replace(f"datadir={real.datadir}", "datadir=/elsewhere"))
+    assert _detect(real, tmp_path, "sysvinit", name="mysql").name == str(script_file)
+    script_file.write_text(good.replace(f"datadir={real.datadir}", "datadir=/elsewhere"))
     assert _detect(real, tmp_path).kind == "mysqld_safe", "another data directory"
-    init_script.write_text(good.replace("status)", "never)") + "exit 3\n")
+    script_file.write_text(good.replace("status)", "never)") + "exit 3\n")
     assert _detect(real, tmp_path).kind == "mysqld_safe", "it says that its server is down"
-    init_script.write_text(good.replace("--no-defaults", ""))
+    script_file.write_text(good.replace("--no-defaults", ""))
     assert _detect(real, tmp_path).kind == "mysqld_safe", "other option files"
-    init_script.write_text(good)
+    script_file.write_text(good)
     assert _detect(real, tmp_path).kind == "sysvinit"
-    init_script.chmod(0o644)
+    script_file.chmod(0o644)
     assert _detect(real, tmp_path).kind == "mysqld_safe", "not executable"
 
 
 @needs_server
 @pytest.mark.skipif(os.geteuid() != 0, reason="init scripts belong to root")
 def test_a_script_that_kills_is_not_used_for_the_stop(
-    real: RealServer, init_script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    real: RealServer, script_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = init_script.read_text()
-    subprocess.run([str(init_script), "start"], check=True, stdin=subprocess.DEVNULL)
+    script = script_file.read_text()
+    subprocess.run([str(script_file), "start"], check=True, stdin=subprocess.DEVNULL)
     real.wait_ready()
-    init_script.write_text(script.replace("kill -TERM", "killall -9 mariadbd; kill -TERM").replace('"$@"', ""))
+    script_file.write_text(script.replace("kill -TERM", "killall -9 mariadbd; kill -TERM").replace('"$@"', ""))
     manager = _detect(real, tmp_path)
     assert manager.request_stop() is False
     assert not manager.skip_supported
@@ -811,11 +820,11 @@ def test_a_script_that_kills_is_not_used_for_the_stop(
     manager.wait_stopped(60)
     with pytest.raises(ReplicaBackupError, match="does not hand options on"):
         manager.start(skip_replication=True)
-    init_script.write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
+    script_file.write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
     assert manager.failure() is None, "nobody asked it to start"
     manager.start(skip_replication=False)
     assert manager.failure() is None, "a server may still appear"
-    monkeypatch.setattr(_service, "_GRACE", 0)
+    monkeypatch.setattr(by_hand, "_GRACE", 0)
     failure = manager.failure()
     assert failure is not None and "no room" in failure
 
@@ -835,9 +844,9 @@ def test_a_script_that_kills_is_not_used_for_the_stop(
 def test_reading_init_scripts(tmp_path: Path, text: str, gentle: bool, hands_on: bool) -> None:
     script = tmp_path / "script"
     script.write_text(text)
-    assert _service._stops_gently(str(script)) is gentle
-    assert _service._hands_on(str(script)) is hands_on
-    assert not _service._stops_gently(str(tmp_path / "absent"))
+    assert init_script.stops_gently(str(script)) is gentle
+    assert init_script.hands_on(str(script)) is hands_on
+    assert not init_script.stops_gently(str(tmp_path / "absent"))
 
 
 def test_units_made_from_init_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -847,6 +856,6 @@ def test_units_made_from_init_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(script)
         return True
 
-    monkeypatch.setattr(_service, "_hands_on", hands_on)
-    assert _service._with_option(["/etc/init.d/mysql start"], SKIP) == f"/etc/init.d/mysql start {SKIP}"
+    monkeypatch.setattr(init_script, "hands_on", hands_on)
+    assert unit_file.with_option(["/etc/init.d/mysql start"], SKIP) == f"/etc/init.d/mysql start {SKIP}"
     assert asked == ["/etc/init.d/mysql"]

@@ -1,0 +1,98 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What every service manager can do, and what is known of a server when its manager is looked for."""
+
+from __future__ import annotations
+
+import json
+import os
+import typing as t
+from dataclasses import asdict
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server import ServerProcess
+
+OnPoll = t.Optional[t.Callable[[float], None]]
+
+
+class ServiceManager(t.Protocol):
+    """What the rest of the collection may ask of any manager."""
+
+    kind: str
+    name: str
+    warnings: tuple[str, ...]
+    skip_supported: bool
+
+    def to_dict(self) -> dict[str, t.Any]:
+        """JSON-serialisable; ``from_dict`` gives an equal manager."""
+
+    def hold(self) -> list[str]:
+        """Silence what could wake the server or cut its shutdown short. Idempotent; returns what was done."""
+
+    def request_stop(self) -> bool:
+        """Ask for a clean stop and return at once. ``False``: the caller sends SQL SHUTDOWN instead."""
+
+    def wait_stopped(self, timeout: float, on_poll: OnPoll = None) -> float:
+        """Wait until nothing is left that would start the server again, after its process has ended.
+
+        Returns seconds waited. Raises ReplicaBackupError when the limit is over or the server came up again.
+        """
+
+    def start(self, *, skip_replication: bool) -> None:
+        """Ask for a start. With ``skip_replication`` no replication thread starts, whatever the configuration."""
+
+    def failure(self) -> str | None:
+        """Why a start that this object asked for will not succeed any more; ``None`` while it may."""
+
+    def after_start(self) -> list[str]:
+        """Once the server answers: make the next start by anybody a normal one. Idempotent."""
+
+    def release(self) -> list[str]:
+        """Put what ``hold`` silenced back as it was. Idempotent; returns what was done or could not be done."""
+
+    def status(self) -> str:
+        """One line for messages."""
+
+
+class Recorded:
+    """A manager as the dictionary that the ledger keeps: its fields, but for private ones."""
+
+    def to_dict(self) -> dict[str, t.Any]:
+        known = {name: value for name, value in asdict(t.cast(t.Any, self)).items() if not name.startswith("_")}
+        as_kept: dict[str, t.Any] = json.loads(json.dumps(known))
+        return as_kept
+
+
+def refuse(message: str, *, found: object, expected: object, next_command: str | None = None) -> RefusedError:
+    """The refusal of a server that could not be brought back as it is now."""
+    return RefusedError(
+        message,
+        found=found,
+        expected=expected,
+        server_state="running, untouched",
+        next_command=next_command or "set replica_backup_service_manager and replica_backup_service_name",
+        rule="service_manager",
+    )
+
+
+class Found(t.NamedTuple):
+    """What is known of the server whose manager is looked for.
+
+    ``name`` is what the administrator said: unit, script or start command.
+    """
+
+    process: ServerProcess
+    name: str | None
+    variables: t.Mapping[str, str]
+    skip_option: str
+    state_dir: str
+
+    @property
+    def datadir(self) -> str:
+        return self.variables.get("datadir") or self.process.cwd
+
+    @property
+    def pid_file(self) -> str | None:
+        value = self.variables.get("pid_file")
+        return os.path.join(self.datadir, value) if value else None

@@ -1,0 +1,240 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Start a command again as it ran before: same account, directory, environment and limits, and nothing of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import re
+import resource
+import shlex
+import shutil
+import signal
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _server
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers import commands
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import refuse
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server import ServerProcess
+
+# What a server may inherit when it is started again by hand: where its libraries, its options and its temporary
+# files are. Everything else, secrets of whoever runs the backup above all, stays out.
+_KEPT_ENVIRONMENT = (
+    "HOME",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "MYSQL_GROUP_SUFFIX",
+    "MYSQL_HOME",
+    "MYSQL_TCP_PORT",
+    "MYSQL_UNIX_PORT",
+    "PATH",
+    "TMPDIR",
+    "TZ",
+    "UMASK",
+    "UMASK_DIR",
+)
+
+
+_LIMIT_NAMES = {
+    "Max core file size": "RLIMIT_CORE",
+    "Max locked memory": "RLIMIT_MEMLOCK",
+    "Max open files": "RLIMIT_NOFILE",
+    "Max processes": "RLIMIT_NPROC",
+    "Max stack size": "RLIMIT_STACK",
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Everything needed to run a command again as it ran before."""
+
+    argv: tuple[str, ...]
+    executable: str
+    cwd: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    umask: int = 0o022
+    limits: tuple[tuple[str, int, int], ...] = ()
+    output: str = ""
+
+    @classmethod
+    def from_dict(cls, data: t.Mapping[str, t.Any]) -> Launch:
+        return cls(
+            argv=tuple(str(word) for word in data["argv"]),
+            executable=str(data["executable"]),
+            cwd=str(data["cwd"]),
+            uid=int(data["uid"]),
+            gid=int(data["gid"]),
+            groups=tuple(int(group) for group in data.get("groups", ())),
+            environment=tuple((str(key), str(value)) for key, value in dict(data.get("environment", {})).items()),
+            umask=int(data.get("umask", 0o022)),
+            limits=tuple((str(name), int(soft), int(hard)) for name, soft, hard in data.get("limits", ())),
+            output=str(data.get("output", "")),
+        )
+
+
+def of_process(process: ServerProcess, cwd: str) -> Launch:
+    """How a process was started, as far as the kernel tells."""
+    status = _server.proc_text(process.pid, "status")
+    groups = re.search(r"^Groups:\s*([\d ]*)$", status, re.MULTILINE)
+    umask = re.search(r"^Umask:\s*([0-7]+)$", status, re.MULTILINE)
+    first = process.argv[0] if process.argv else ""
+    executable = process.exe or (first if first.startswith("/") else shutil.which(first) or "")
+    return Launch(
+        argv=process.argv,
+        executable=executable,
+        cwd=cwd,
+        # Never more rights than the process has now: its owner could have chosen its own arguments.
+        uid=process.uid,
+        gid=process.gid,
+        groups=tuple(int(group) for group in groups.group(1).split()) if groups else (),
+        environment=tuple(sorted(_kept_environment(process.pid, process.uid).items())),
+        umask=int(umask.group(1), 8) if umask else 0o022,
+        limits=_limits(process.pid),
+        output=_output_of(process.pid),
+    )
+
+
+def of_command(command: str) -> Launch:
+    """A start command that the administrator gave, run as whoever runs the backup."""
+    try:
+        words = tuple(shlex.split(command))
+    except ValueError:
+        words = ()
+    executable = shutil.which(words[0], path=commands.PATH) if words else None
+    if executable is None:
+        raise refuse(
+            "The start command cannot be run",
+            found=repr(command),
+            expected="a command line whose first word is an executable",
+            next_command="set replica_backup_service_name",
+        )
+    uid = os.geteuid()
+    try:
+        home = pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        home = "/"
+    return Launch(
+        argv=words,
+        executable=executable,
+        cwd="/",
+        uid=uid,
+        gid=os.getegid(),
+        groups=tuple(os.getgroups()),
+        environment=tuple(sorted(commands.environment(home).items())),
+    )
+
+
+def _limits(pid: int) -> tuple[tuple[str, int, int], ...]:
+    found = []
+    for line in _server.proc_text(pid, "limits").splitlines():
+        match = re.match(r"(Max [a-z ]+?)\s{2,}(unlimited|\d+)\s+(unlimited|\d+)", line)
+        if match is not None and match.group(1) in _LIMIT_NAMES:
+            soft, hard = (resource.RLIM_INFINITY if value == "unlimited" else int(value) for value in match.group(2, 3))
+            found.append((_LIMIT_NAMES[match.group(1)], soft, hard))
+    return tuple(found)
+
+
+def _kept_environment(pid: int, uid: int) -> dict[str, str]:
+    pairs = (word.partition("=") for word in _server.proc_text(pid, "environ").split("\0") if word)
+    kept = {key: value for key, _equals, value in pairs if key in _KEPT_ENVIRONMENT}
+    try:
+        home = pwd.getpwuid(uid).pw_dir
+    except KeyError:
+        home = "/"
+    return {**commands.environment(home), **kept}
+
+
+def _output_of(pid: int) -> str:
+    """The file that takes the process's stderr, when it is one that can be opened again."""
+    try:
+        target = os.readlink(f"/proc/{pid}/fd/2")
+        regular = target == os.devnull or (os.path.isfile(target) and not os.path.islink(target))
+    except OSError:
+        return ""
+    return target if regular else ""
+
+
+def spawn(launch: Launch, options: t.Sequence[str], output: str) -> int:
+    """Start the command as a daemon and return its process id.
+
+    It belongs to init: another session than ours, no terminal, no descriptor of ours, so neither the end of this
+    process nor of the connection touches it. Raises ReplicaBackupError when it cannot be executed.
+    """
+    argv = [*launch.argv, *options]
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reader)
+            os.setsid()
+            grandchild = os.fork()
+            if grandchild:
+                os.write(writer, b"P%d\n" % grandchild)
+                os._exit(0)
+            _become(launch, output, writer)
+            os.execve(launch.executable, argv, dict(launch.environment))
+        except BaseException as error:
+            os.write(writer, f"E{type(error).__name__}: {error}\n".encode("utf-8", "replace")[:4000])
+        finally:
+            os._exit(127)
+    os.close(writer)
+    os.waitpid(child, 0)
+    with os.fdopen(reader, "rb") as stream:
+        # Ends when the last writer is gone: at the exec, or with the child that failed.
+        answer = stream.read().decode("utf-8", "replace").splitlines()
+    problems = [line[1:] for line in answer if line.startswith("E")]
+    if problems:
+        raise ReplicaBackupError(
+            f"'{shlex.join(argv)}' cannot be executed",
+            found=problems[0],
+            expected="the command that started the server before",
+            server_state="stopped",
+        )
+    return int(next(line[1:] for line in answer if line.startswith("P")))
+
+
+def _become(launch: Launch, output: str, keep: int) -> None:
+    """In the new process: shed everything that is ours and take on what the command had before."""
+    for caught in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGXFSZ):
+        signal.signal(caught, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for name, soft, hard in launch.limits:
+        # Raising a limit needs rights that we may not have; the server starts without them too.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(getattr(resource, name), (soft, hard))
+    null = os.open(os.devnull, os.O_RDWR)
+    log = null
+    if not launch.output:
+        log = _open_log(output, os.O_CREAT)
+    if os.geteuid() == 0 and launch.uid != 0:
+        os.setgroups(list(launch.groups) or [launch.gid])
+        os.setgid(launch.gid)
+        os.setuid(launch.uid)
+    if launch.output and launch.output != os.devnull:
+        # With the rights of the server, so that no link in its directory leads us elsewhere.
+        log = _open_log(launch.output, 0)
+    for number, source in ((0, null), (1, log), (2, log)):
+        os.dup2(source, number)
+    top = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    top = 65536 if top == resource.RLIM_INFINITY else min(top, 65536)
+    os.closerange(3, keep)
+    os.closerange(keep + 1, max(top, keep + 1))
+    os.set_inheritable(keep, False)
+    os.umask(launch.umask)
+    os.chdir(launch.cwd)
+
+
+def _open_log(path: str, extra: int) -> int:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY | extra
+    try:
+        return os.open(path, flags, 0o600)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY)

@@ -1,0 +1,313 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A server that is a unit of systemd: services, their instances, and the sockets that wake them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _server
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers import commands, unit_file
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import (
+    Found,
+    OnPoll,
+    Recorded,
+    ServiceManager,
+    refuse,
+)
+
+_RUNTIME_UNITS = "/run/systemd/system"
+_DROP_IN = "zz-replica-backup.conf"
+_POLL = 0.2
+
+
+def _systemctl(*words: str) -> str:
+    return commands.must(["systemctl", "--no-pager", "--no-ask-password", *words])
+
+
+def _show(unit: str, *properties: str) -> dict[str, str]:
+    output = _systemctl("show", f"--property={','.join(properties)}", "--", unit)
+    pairs = (line.partition("=") for line in output.splitlines() if "=" in line)
+    # A property that occurs more than once (ExecStart) is never asked for here.
+    return {key: value for key, _equals, value in pairs}
+
+
+def _active(unit: str) -> bool:
+    return _show(unit, "ActiveState").get("ActiveState") in ("active", "activating", "reloading")
+
+
+@dataclass
+class Systemd(Recorded):
+    """A unit of the system's service manager.
+
+    ``wakers``: units (sockets, timers) that were active and start the service by themselves.
+    ``dependents``: units that systemd stops together with the service, and that were active.
+    ``endless_stop``: whether systemd's own limit for the stop has to be lifted, because at its end systemd
+    kills the server or forgets about it.
+    """
+
+    name: str
+    skip_option: str
+    skip_supported: bool
+    endless_stop: bool
+    wakers: tuple[str, ...] = ()
+    dependents: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    kind: str = "systemd"
+
+    @property
+    def _drop_in(self) -> str:
+        return os.path.join(_RUNTIME_UNITS, f"{self.name}.d", _DROP_IN)
+
+    def hold(self) -> list[str]:
+        done = []
+        if self.endless_stop and self._write_drop_in("TimeoutStopSec=infinity", "SendSIGKILL=no"):
+            done.append(f"lifted systemd's limit on the stop of {self.name}")
+        active = tuple(unit for unit in _triggers(self.name) if _active(unit))
+        self.wakers = tuple(dict.fromkeys([*self.wakers, *active]))
+        for unit in active:
+            _systemctl("stop", "--", unit)
+            if _active(unit):
+                raise ReplicaBackupError(
+                    f"{unit} would start the server again and cannot be stopped",
+                    found=f"{unit} active after systemctl stop",
+                    expected=f"{unit} inactive while the server is down",
+                    server_state="running",
+                    next_command=f"systemctl status {unit}",
+                )
+            done.append(f"stopped {unit}, which would wake {self.name}")
+        return done
+
+    def request_stop(self) -> bool:
+        _systemctl("stop", "--no-block", "--", self.name)
+        return True
+
+    def wait_stopped(self, timeout: float, on_poll: OnPoll = None) -> float:
+        begin = time.monotonic()
+        while True:
+            state = _show(self.name, "ActiveState", "SubState", "MainPID")
+            waited = time.monotonic() - begin
+            if state.get("ActiveState") in ("inactive", "failed"):
+                return waited
+            line = f"{state.get('ActiveState')} ({state.get('SubState')})"
+            if state.get("ActiveState") == "activating":
+                raise ReplicaBackupError(
+                    f"{self.name} is being started again while the backup needs it stopped",
+                    found=line,
+                    expected="inactive",
+                    server_state=f"{self.name} {line}",
+                    next_command=f"systemctl status {self.name}; journalctl -u {self.name}",
+                )
+            if on_poll is not None:
+                on_poll(waited)
+            if waited >= timeout:
+                raise ReplicaBackupError(
+                    f"{self.name} has not become inactive",
+                    found=f"{line} after {waited:.0f} s",
+                    expected=f"inactive within {timeout:.0f} s",
+                    server_state=f"{self.name} {line}",
+                    next_command=f"systemctl status {self.name}",
+                )
+            time.sleep(_POLL)
+
+    def start(self, *, skip_replication: bool) -> None:
+        if _show(self.name, "ActiveState").get("ActiveState") in ("active", "activating", "reloading"):
+            return
+        if skip_replication:
+            starts = self.start_commands()
+            command = unit_file.with_option(starts, self.skip_option)
+            if command is None:
+                raise ReplicaBackupError(
+                    f"{self.name} cannot be started with {self.skip_option}",
+                    found="an ExecStart= that is not understood: " + "; ".join(starts),
+                    expected="one command that runs the server",
+                    server_state="stopped",
+                    next_command=f"systemctl start {self.name}",
+                )
+            self._write_drop_in("ExecStart=", f"ExecStart={command}")
+        else:
+            self._remove_drop_in()
+        # Earlier failures must not count against the limit on starts.
+        commands.run(["systemctl", "--no-ask-password", "reset-failed", "--", self.name])
+        # systemd refuses to start a socket unit once its service is active, so sockets come first. If a client
+        # wakes the service now, it is started just as the next command would.
+        for unit in self.wakers:
+            commands.run(["systemctl", "--no-ask-password", "start", "--", unit])
+        _systemctl("start", "--no-block", "--", self.name)
+
+    def failure(self) -> str | None:
+        state = _show(self.name, "ActiveState", "SubState", "Result")
+        if state.get("ActiveState") != "failed":
+            return None
+        return f"{self.name} failed ({state.get('Result')}); see: journalctl -u {self.name}"
+
+    def after_start(self) -> list[str]:
+        return [f"removed the run-time settings of {self.name}"] if self._remove_drop_in() else []
+
+    def release(self) -> list[str]:
+        done = []
+        for unit in (*self.wakers, *self.dependents):
+            if _active(unit):
+                continue
+            answer = commands.run(["systemctl", "--no-ask-password", "start", "--", unit])
+            if answer.returncode == 0:
+                done.append(f"started {unit}")
+            else:
+                done.append(f"{unit} was active before and could not be started: {answer.stderr.strip()[-300:]}")
+        return done
+
+    def status(self) -> str:
+        state = _show(self.name, "ActiveState", "SubState")
+        return f"systemd unit {self.name} is {state.get('ActiveState')} ({state.get('SubState')})"
+
+    def start_commands(self) -> list[str]:
+        """Raw ``ExecStart=`` values in effect, our own drop-in left out."""
+        return unit_file.exec_start(_systemctl("cat", "--", self.name), self._drop_in)
+
+    def _write_drop_in(self, *lines: str) -> bool:
+        text = "\n".join(["# Made for a cold backup of this server; removed after it.", "[Service]", *lines, ""])
+        with contextlib.suppress(OSError), open(self._drop_in, encoding="utf-8", errors="surrogateescape") as stream:
+            if stream.read() == text:
+                return False
+        os.makedirs(os.path.dirname(self._drop_in), mode=0o755, exist_ok=True)
+        partial = self._drop_in + ".partial"
+        with open(partial, "w", encoding="utf-8", errors="surrogateescape") as stream:
+            stream.write(text)
+            os.fchmod(stream.fileno(), 0o644)
+        os.replace(partial, self._drop_in)
+        _systemctl("daemon-reload")
+        return True
+
+    def _remove_drop_in(self) -> bool:
+        try:
+            os.unlink(self._drop_in)
+        except FileNotFoundError:
+            return False
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(self._drop_in))
+        _systemctl("daemon-reload")
+        return True
+
+
+def _triggers(unit: str) -> list[str]:
+    return _show(unit, "TriggeredBy").get("TriggeredBy", "").split()
+
+
+def _stopped_along(unit: str) -> list[str]:
+    """Active units that systemd stops when it stops ``unit``, and those that depend on them in turn."""
+    found: list[str] = []
+    queue = [unit]
+    while queue:
+        state = _show(queue.pop(0), "RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf")
+        for name in dict.fromkeys(" ".join(state.values()).split()):
+            if name not in found and name != unit and _active(name):
+                found.append(name)
+                queue.append(name)
+    return found
+
+
+def find(found: Found, *, required: bool) -> ServiceManager | None:
+    """The unit that the server belongs to; ``None`` when there is none and none is ``required``."""
+    unit = _unit_of(_server.proc_text(found.process.pid, "cgroup"))
+    if not os.path.isdir(_RUNTIME_UNITS) or unit is None:
+        if required:
+            raise refuse(
+                "The server is not run by systemd",
+                found=f"process {found.process.pid} outside every system service",
+                expected="a server in the control group of a .service unit",
+            )
+        return None
+    state = _show(
+        unit,
+        *("Id", "LoadState", "ActiveState", "SubState", "MainPID", "TimeoutStopUSec", "SendSIGKILL", "Restart"),
+        "NeedDaemonReload",
+    )
+    unit = state.get("Id") or unit
+    manager = Systemd(
+        name=unit,
+        skip_option=found.skip_option,
+        skip_supported=False,
+        endless_stop=state.get("TimeoutStopUSec") != "infinity",
+    )
+    starts = manager.start_commands() if state.get("LoadState") == "loaded" else []
+    owns = state.get("MainPID") == str(found.process.pid) or any(
+        unit_file.SERVER_WORD.search(command) or re.search(r"/init\.d/(?:mysql|mariadb|mysqld)\s", command)
+        for command in starts
+    )
+    wanted = _wanted_unit(found)
+    if wanted is not None:
+        owns = _show(wanted, "Id").get("Id") == unit
+    if not owns:
+        if required or wanted is not None:
+            raise refuse(
+                "The unit does not manage this server",
+                found=f"process {found.process.pid} belongs to {unit}",
+                expected=wanted or "a unit that runs the server",
+            )
+        # Such as a server that was started by hand in a session of ssh.service.
+        return None
+    if state.get("ActiveState") != "active":
+        raise refuse(
+            f"{unit} is not at rest",
+            found=f"{state.get('ActiveState')} ({state.get('SubState')})",
+            expected="active (running)",
+            next_command="wait until it is and try again",
+        )
+    if os.geteuid() != 0:
+        raise refuse(
+            f"Only root may stop and start {unit}",
+            found=f"user id {os.geteuid()}",
+            expected="root",
+            next_command="run the play with become: true",
+        )
+    manager.skip_supported = unit_file.with_option(starts, found.skip_option) is not None
+    manager.wakers = tuple(name for name in _triggers(unit) if _active(name))
+    manager.dependents = tuple(_stopped_along(unit))
+    manager.warnings = tuple(_warnings(manager, state, starts))
+    return manager
+
+
+def _wanted_unit(found: Found) -> str | None:
+    """The unit that the administrator named; a name with spaces or slashes is a command or a script."""
+    if found.name is None or re.search(r"[\s/]", found.name):
+        return None
+    return found.name if found.name.endswith(".service") else found.name + ".service"
+
+
+def _unit_of(cgroup: str) -> str | None:
+    """The system service that a process belongs to, from /proc/PID/cgroup; ``None`` for sessions and users."""
+    lines = [line.split(":", 2) for line in cgroup.splitlines() if line.count(":") >= 2]
+    # With both hierarchies mounted only the named one of version 1 is systemd's.
+    paths = [path for _number, names, path in lines if names == "name=systemd"]
+    paths = [path for path in paths if path != "/"] or [path for _n, names, path in lines if names == ""]
+    for path in paths:
+        parts = [part for part in path.split("/") if part]
+        if any(part == "user.slice" or re.match(r"user@\d+\.service\Z", part) for part in parts):
+            continue
+        for part in reversed(parts):
+            if part.endswith(".scope"):
+                break
+            if part.endswith(".service"):
+                return part
+    return None
+
+
+def _warnings(manager: Systemd, state: t.Mapping[str, str], starts: t.Sequence[str]) -> list[str]:
+    found = []
+    if state.get("NeedDaemonReload") == "yes":
+        found.append(f"{manager.name} was edited since systemd read it: the restart will use the new text")
+    if not manager.skip_supported:
+        found.append(
+            f"{manager.name} cannot be given {manager.skip_option}: its ExecStart is not understood "
+            f"({'; '.join(starts) or 'none'})"
+        )
+    if manager.dependents:
+        found.append(f"systemd stops {', '.join(manager.dependents)} together with {manager.name}")
+    return found

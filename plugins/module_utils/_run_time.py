@@ -1,0 +1,282 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What of replication lives in memory only: a restart would lose it without a word, so it is put back exactly.
+
+Filters, applier settings, semi-sync switches and skip counters that were set with SET GLOBAL or CHANGE REPLICATION
+FILTER are in no file. With another filter a replica applies other transactions: filters are back before a thread runs.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _replication
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import QueryError, Session
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import (
+    FILTERS,
+    Dialect,
+    Statement,
+    neutral,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Channel
+
+_SKIP_COUNTER = "sql_replica_skip_counter"
+
+
+@dataclass(frozen=True)
+class RunTime:
+    """Replication's settings in memory.
+
+    ``variables``: global ones by name. ``channels``: by channel name, the settings that each has for itself, by neutral
+    name. ``global_filters``: what later channels begin with (None: none, or not to be seen). ``changed``: those of
+    ``variables`` that were set at run time; None when the server cannot say (MySQL 5.6 and 5.7). ``filters_changed``:
+    likewise for any filter.
+    """
+
+    variables: t.Mapping[str, str] = field(default_factory=dict)
+    channels: t.Mapping[str, t.Mapping[str, str]] = field(default_factory=dict)
+    global_filters: t.Mapping[str, str] | None = None
+    changed: tuple[str, ...] | None = None
+    filters_changed: bool | None = None
+
+    def to_dict(self) -> dict[str, t.Any]:
+        return {
+            "variables": dict(self.variables),
+            "channels": {name: dict(settings) for name, settings in self.channels.items()},
+            "global_filters": None if self.global_filters is None else dict(self.global_filters),
+            "changed": None if self.changed is None else list(self.changed),
+            "filters_changed": self.filters_changed,
+        }
+
+    @classmethod
+    def from_dict(cls, data: t.Mapping[str, t.Any]) -> RunTime:
+        changed = data["changed"]
+        return cls(**{**data, "changed": None if changed is None else tuple(changed)})
+
+    @property
+    def starts_quietly(self) -> bool:
+        """The next start must not start any replication thread: something has to be put back before they run."""
+        any_filter = any(set(settings) & set(FILTERS) for settings in self.channels.values())
+        skips = any(settings.get("skip_counter", "0") != "0" for settings in self.channels.values())
+        filters = any_filter if self.filters_changed is None else self.filters_changed
+        return filters or skips or bool(self.changed)
+
+
+def capture(
+    session: Session, dialect: Dialect, variables: t.Mapping[str, str], channels: t.Iterable[Channel]
+) -> RunTime:
+    """Read it. ``variables`` is SHOW GLOBAL VARIABLES."""
+    settings: dict[str, str] = {}
+    seen = set()
+    # Newer servers list old and new name of one thing; the new one comes first here.
+    for name in sorted(variables, key=lambda name: (neutral(name) != name, name)):
+        if dialect.is_replication_setting(name) and neutral(name) not in seen:
+            seen.add(neutral(name))
+            settings[name] = variables[name]
+    changed = _changed(session, dialect, settings)
+    return RunTime(
+        variables=settings,
+        channels={channel.name: _of_channel(dialect, channel) for channel in channels},
+        global_filters=_global_filters(session, dialect),
+        changed=changed and tuple(name for name in changed if (name, settings.get(name)) != (_SKIP_COUNTER, "0")),
+        filters_changed=_filters_changed(session, dialect),
+    )
+
+
+def _of_channel(dialect: Dialect, channel: Channel) -> dict[str, str]:
+    settings = {name: text for name, text in channel.filters.items() if name in FILTERS}
+    for name, text in (
+        ("parallel_mode", channel.parallel_mode),
+        ("skip_counter", channel.skip_counter),
+        ("max_relay_log_size", channel.max_relay_log_size),
+    ):
+        if name in dialect.channel_settings and text:
+            settings[name] = text
+    return settings
+
+
+def _rows(session: Session, query: str | None) -> list[dict[str, t.Any]] | None:
+    """None when there is no such query, or the account may not read there."""
+    if query is None:
+        return None
+    try:
+        return session.query(query)
+    except QueryError:
+        return None
+
+
+def _changed(session: Session, dialect: Dialect, settings: t.Mapping[str, str]) -> tuple[str, ...] | None:
+    rows = _rows(session, dialect.changed_settings)
+    if rows is None:
+        return None
+    names = {neutral(str(row["name"])) for row in rows}
+    return tuple(name for name in settings if neutral(name) in names)
+
+
+def _filters_changed(session: Session, dialect: Dialect) -> bool | None:
+    if not dialect.filters_can_change:
+        return False
+    if dialect.channel_settings:
+        # Variables of the same names.
+        rows = _rows(session, dialect.changed_settings)
+        return None if rows is None else any(str(row["name"]).lower() in FILTERS for row in rows)
+    rows = _rows(session, dialect.changed_filters)
+    return None if rows is None else bool(rows)
+
+
+def _global_filters(session: Session, dialect: Dialect) -> dict[str, str] | None:
+    rows = _rows(session, dialect.global_filters)
+    if rows is None:
+        return None
+    return {str(row["name"]).lower(): str(row["rule"]) for row in rows if row["rule"]}
+
+
+def refuse_unless_start_can_be_quiet(run_time: RunTime, *, skip_supported: bool, start: str, option: str) -> None:
+    """Raise RefusedError when the threads would run before their settings are back. ``start``: service in words."""
+    if skip_supported or not run_time.starts_quietly:
+        return
+    raise RefusedError(
+        f"The restart through {start} would start replication before settings are back that are in no option file",
+        found="set at run time: " + "; ".join(_in_words(run_time)),
+        expected=f"a start command that hands {option} to the server, or these settings in an option file",
+        server_state="running, untouched",
+        next_command="write the settings into an option file (from MySQL 8.0 SET PERSIST does), or set "
+        "replica_backup_service_manager and replica_backup_service_name",
+        rule="run_time_settings",
+    )
+
+
+def _in_words(run_time: RunTime) -> list[str]:
+    words = [f"{name} = {run_time.variables[name]!r}" for name in run_time.changed or ()]
+    for channel, settings in run_time.channels.items():
+        words += [f"{name} of channel '{channel}' = {text!r}" for name, text in settings.items() if name in FILTERS]
+        if settings.get("skip_counter", "0") != "0":
+            words.append(f"skip counter of channel '{channel}' = {settings['skip_counter']}")
+    return words or ["a replication filter that was emptied"]
+
+
+@dataclass(frozen=True)
+class _Change:
+    words: str
+    statements: tuple[Statement, ...]
+    is_filter: bool
+
+
+def put_back(session: Session, dialect: Dialect, before: RunTime) -> tuple[list[str], list[str]]:
+    """Bring the settings back to ``before``: (what was done, warnings). Threads that run are stopped for it.
+
+    The caller starts the threads afterwards.
+
+    Raises ReplicaBackupError when a filter cannot be put back: no thread may run with another one.
+    """
+    done: list[str] = []
+    failed: dict[str, str] = {}
+    warnings: list[str] = []
+    # What channels take over from the filters of all is seen only afterwards, hence a second round.
+    for _round in range(3):
+        channels = _replication.read_channels(session, dialect)
+        changes = _changes(dialect, before, capture(session, dialect, session.variables(), channels))
+        changes = [change for change in changes if change.words not in failed]
+        if not changes:
+            break
+        warnings += _stop_threads(session, dialect, channels, any(change.is_filter for change in changes))
+        for change in changes:
+            try:
+                for statement in change.statements:
+                    session.execute(*statement)
+            except QueryError as error:
+                failed[change.words] = f"{change.words} could not be put back: {error.found}"
+            else:
+                done.append(f"put back {change.words}")
+    channels = _replication.read_channels(session, dialect)
+    left = [c for c in _changes(dialect, before, capture(session, dialect, {}, channels)) if c.is_filter]
+    if left:
+        raise ReplicaBackupError(
+            "A replication filter that was set at run time could not be put back, so no replication thread was started",
+            found="; ".join(failed.values()) or "other filters than before",
+            expected="; ".join(change.words for change in left),
+            server_state="running, replication stopped",
+            next_command="set the filters named above by hand, then run the recover playbook",
+            rule="run_time_settings",
+        )
+    return done, warnings + list(failed.values())
+
+
+def _stop_threads(session: Session, dialect: Dialect, channels: t.Iterable[Channel], filters: bool) -> list[str]:
+    """Only stopped threads take these settings. Returns warnings about what ran under wrong filters."""
+    warnings = []
+    for channel in channels:
+        for thread, runs in (("io", channel.io_started), ("applier", channel.applier_started)):
+            if runs:
+                session.execute(*dialect.stop_thread(channel.name, thread))
+        if channel.applier_started and filters:
+            warnings.append(
+                f"The applier of {channel.label()} ran for a moment with the filters of the option files, not with "
+                "those set at run time: compare its data with the source"
+            )
+    return warnings
+
+
+def _changes(dialect: Dialect, before: RunTime, now: RunTime) -> list[_Change]:
+    changes = []
+    # What a new option file says of other variables is meant for the next start, and this was one.
+    names = before.variables if before.changed is None else before.changed
+    # Consistency is demanded before GTIDs, and given up after them.
+    order = sorted(names, reverse=before.variables.get("gtid_mode", "OFF").startswith("OFF"))
+    for name in order:
+        if name in now.variables and now.variables[name] != before.variables[name]:
+            wanted = before.variables[name]
+            statements = dialect.set_variable(name, now.variables[name], wanted)
+            changes.append(_Change(f"{name} = {wanted!r}", tuple(statements), False))
+    if dialect.channel_settings:
+        for channel in sorted(set(before.channels) & set(now.channels)):
+            changes += _changes_of_connection(dialect, channel, before.channels[channel], now.channels[channel])
+    elif dialect.filters_can_change:
+        changes += _changes_of_filters(dialect, before, now)
+    return changes
+
+
+def _changes_of_connection(
+    dialect: Dialect, channel: str, before: t.Mapping[str, str], now: t.Mapping[str, str]
+) -> list[_Change]:
+    changes = []
+    for name in dialect.channel_settings:
+        wanted = before.get(name, "")
+        if _items(wanted) == _items(now.get(name, "")) or (not wanted and name not in FILTERS):
+            continue
+        statements = dialect.set_channel_setting(channel, name, wanted)
+        changes.append(_Change(f"{name} of channel '{channel}' = {wanted!r}", tuple(statements), name in FILTERS))
+    return changes
+
+
+def _changes_of_filters(dialect: Dialect, before: RunTime, now: RunTime) -> list[_Change]:
+    if before.global_filters is not None and now.global_filters is not None:
+        differing = _differing(before.global_filters, now.global_filters)
+        if differing:
+            return [_filter_change(dialect, None, differing)]
+    changes = []
+    for channel in sorted(set(before.channels) & set(now.channels)):
+        differing = _differing(before.channels[channel], now.channels[channel])
+        if differing:
+            changes.append(_filter_change(dialect, channel, differing))
+    # One set of filters for all channels (MySQL 5.7) is set once.
+    return changes if dialect.has_channel_filters else changes[:1]
+
+
+def _filter_change(dialect: Dialect, channel: str | None, filters: t.Mapping[str, str]) -> _Change:
+    whose = "all channels" if channel is None or not dialect.has_channel_filters else f"channel '{channel}'"
+    words = ", ".join(f"{name} = {text!r}" for name, text in filters.items())
+    return _Change(f"filters of {whose}: {words}", (dialect.change_filters(channel, filters),), True)
+
+
+def _differing(before: t.Mapping[str, str], now: t.Mapping[str, str]) -> dict[str, str]:
+    """Filters as they were, where they are not so now; an empty text empties a filter."""
+    return {name: before.get(name, "") for name in FILTERS if _items(before.get(name, "")) != _items(now.get(name, ""))}
+
+
+def _items(text: str) -> list[str]:
+    """The server prints the items of a filter in no particular order."""
+    return sorted(text.split(","))

@@ -1,0 +1,13 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# shellcheck shell=bash disable=SC2034
+# Read by tests/lab/build-image.sh.
+#
+# MySQL 9.7, which only Debian unstable carries, on Debian 13 (unstable's systemd refuses the cgroups of older
+# kernels, Debian 13's can be asked to take them)
+suite=trixie from=sid
+server=(mysql-server mysql-client)
+made=mysql.ibd
+# Read by systemd 256 and newer: without it they do not boot where the kernel still has cgroup v1.
+changes=(--change "ENV SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1")
