@@ -157,6 +157,48 @@ class Dialect:
             return f"{verb} {self._word} {name} FOR CHANNEL %s", (channel,)
         return f"{verb} {self._word} {name}", ()
 
+    def reset_channel(self, channel: str) -> Statement:
+        """Forget the relay logs and the coordinates, keep where the source is and how to log in there. Never ALL."""
+        if self._mariadb:
+            return "RESET SLAVE %s", (channel,)
+        return self._for_channel(f"RESET {self._word}", (), channel)
+
+    def change_coordinates(self, channel: str, log_file: str, log_pos: int, delay: int) -> Statement:
+        """Read the source from there on. ``delay`` (seconds) is given again because a reset sets it to 0."""
+        words = {"log_file": log_file, "log_pos": log_pos}
+        if self._mariadb:
+            # A reset leaves MariaDB with Slave_Pos.
+            words["use_gtid"] = "no"
+        return self._change(channel, words, delay)
+
+    def change_to_gtid(self, channel: str, mode: str, delay: int) -> Statement:
+        """Read the source from where this server's own GTID state ends.
+
+        ``mode`` is "auto_position" (MySQL), "slave_pos" or "current_pos" (MariaDB).
+        """
+        return self._change(channel, {"use_gtid": mode} if self._mariadb else {"auto_position": 1}, delay)
+
+    def _change(self, channel: str, words: dict[str, t.Any], delay: int) -> Statement:
+        new = not self._mariadb and self.version >= (8, 0, 23)
+        prefix = "SOURCE_" if new else "MASTER_"
+        values = {**words, **({"delay": delay} if delay else {})}
+        # Its value is a word, not a text.
+        bare = {"use_gtid"}
+        parts = [f"{prefix}{key.upper()} = {value if key in bare else '%s'}" for key, value in values.items()]
+        args = tuple(value for key, value in values.items() if key not in bare)
+        if self._mariadb:
+            return f"CHANGE MASTER %s TO {', '.join(parts)}", (channel, *args)
+        verb = "CHANGE REPLICATION SOURCE TO" if new else "CHANGE MASTER TO"
+        return self._for_channel(f"{verb} {', '.join(parts)}", args, channel)
+
+    def _for_channel(self, sql: str, args: tuple[t.Any, ...], channel: str) -> Statement:
+        return (f"{sql} FOR CHANNEL %s", (*args, channel)) if self.has_channels else (sql, args)
+
+    @property
+    def relay_log_gone_errors(self) -> frozenset[int]:
+        """Errors of START that mean missing or misnamed relay logs (MySQL 1872, 13122; MariaDB 1201) or broken ones."""
+        return frozenset({1201, 1593, 1594}) if self._mariadb else frozenset({1872, 13121, 13122, 1593, 1594})
+
     def repository_kind(self, variables: t.Mapping[str, str], which: str) -> str:
         """ "FILE" or "TABLE" for ``which`` = "connection" (master.info) or "applier" (relay-log.info)."""
         name = {"connection": "master_info_repository", "applier": "relay_log_info_repository"}[which]

@@ -1,0 +1,324 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Relay logs that are really lost, on real servers: healed with nothing lost or applied twice, or refused untouched."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+import typing as t
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _reposition
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.tests.lab.flavors import Flavor, MariaDB, MySQL56
+from ansible_collections.mysql_ops.replica_backup.tests.lab.local import (
+    REPLICATION_PASSWORD,
+    REPLICATION_USER,
+    LabError,
+    Server,
+    Topology,
+)
+from ansible_collections.mysql_ops.replica_backup.tests.lab.scratch import CHECKOUT
+
+_GTID = {"gtid_mode": "ON", "enforce_gtid_consistency": "ON"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One way to replicate. ``change`` brings a replica there that follows as the lab does."""
+
+    flavor: t.Callable[[], Flavor]
+    change: str = ""
+    mode: tuple[str, t.Any] = ("Auto_Position", 0)
+    settings: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+KINDS = {
+    "mariadb-position": Kind(MariaDB, "CHANGE MASTER TO MASTER_USE_GTID = no", ("Using_Gtid", "No")),
+    "mariadb-gtid": Kind(MariaDB, "", ("Using_Gtid", "Slave_Pos")),
+    "mysql56-file": Kind(MySQL56),
+    "mysql56-table": Kind(lambda: MySQL56(repositories="TABLE")),
+    "mysql56-gtid": Kind(MySQL56, "CHANGE MASTER TO MASTER_AUTO_POSITION = 1", ("Auto_Position", 1), _GTID),
+}
+
+
+@dataclasses.dataclass
+class Case:
+    """A source, a replica, and an account on the source that may only look."""
+
+    topology: Topology
+    kind: Kind
+
+    @property
+    def by_gtid(self) -> bool:
+        return self.kind.mode[1] not in (0, "No")
+
+    @property
+    def source(self) -> Server:
+        return self.topology.source
+
+    @property
+    def replica(self) -> Server:
+        return self.topology.replicas[0]
+
+    def request(self, **changes: t.Any) -> _reposition.Request:
+        request = _reposition.Request(
+            login=Login(user="root", unix_socket=str(self.replica.socket), config_file=None),
+            source_login=Login(user="looker", password="looks", config_file=None),
+        )
+        return dataclasses.replace(request, **changes)
+
+    def write(self, rows: int = 20) -> None:
+        for _number in range(rows):
+            # A row applied twice, or one left out, changes the sum.
+            self.source.query("UPDATE d.sum SET n = n + 1")
+            self.source.query("INSERT INTO d.t (a) VALUES (NULL)")
+
+    def status(self, name: str = "") -> dict[str, t.Any]:
+        if self.topology.flavor.family == "mariadb":
+            rows = [row for row in self.replica.query("SHOW ALL SLAVES STATUS") if row["Connection_name"] == name]
+        else:
+            rows = self.replica.query("SHOW SLAVE STATUS")
+        return rows[0]
+
+    def lose_relay_logs(self, *start: str) -> None:
+        """Stop half way through what was downloaded, and remove every relay log while the server is down."""
+        self.replica.query("STOP SLAVE SQL_THREAD")
+        self.write()
+        deadline = time.monotonic() + 20
+        newest = self.topology.flavor.position(self.source.query)
+        while self.status()["Read_Master_Log_Pos"] == self.status()["Exec_Master_Log_Pos"]:
+            assert time.monotonic() < deadline, newest
+            time.sleep(0.05)
+        self.replica.stop()
+        for path in self.replica.relay_log_directory.glob("relaylog*"):
+            path.unlink()
+        self.replica.start("--skip-slave-start", *start)
+
+    def in_step(self) -> None:
+        self.topology.wait_caught_up()
+        assert self.replica.checksums() == self.source.checksums()
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def shared(request: pytest.FixtureRequest) -> Iterator[Case]:
+    root = CHECKOUT / ".test" / "lab" / uuid.uuid4().hex[:8]
+    kind = KINDS[request.param]
+    with Topology(root, replicas=1, flavor=kind.flavor(), settings=kind.settings) as topology:
+        case = Case(topology, kind)
+        if kind.change:
+            for statement in ("STOP SLAVE", kind.change, "START SLAVE"):
+                topology.replicas[0].query(statement)
+        rights = "BINLOG MONITOR" if topology.flavor.family == "mariadb" else "REPLICATION CLIENT"
+        case.source.query("CREATE USER looker@'127.0.0.1' IDENTIFIED BY 'looks'")
+        case.source.query(f"GRANT {rights}, REPLICATION SLAVE ON *.* TO looker@'127.0.0.1'")
+        case.source.query("CREATE DATABASE d")
+        case.source.query("CREATE TABLE d.t (a INT PRIMARY KEY AUTO_INCREMENT)")
+        case.source.query("CREATE TABLE d.sum (n INT NOT NULL)")
+        case.source.query("INSERT INTO d.sum VALUES (0)")
+        yield case
+
+
+@pytest.fixture
+def case(shared: Case) -> Iterator[Case]:
+    """Every test ends with both threads running and the rows of the source."""
+    yield shared
+    shared.write(3)
+    shared.in_step()
+    assert (shared.status()["Slave_IO_Running"], shared.status()["Slave_SQL_Running"]) == ("Yes", "Yes")
+
+
+def heal(case: Case, **changes: t.Any) -> dict[str, t.Any]:
+    planned = _reposition.reposition(case.request(**changes), apply=False)
+    before = case.status()
+    result = _reposition.reposition(case.request(**changes), apply=True)
+    assert before["Slave_SQL_Running"] == "No"
+    for one, other in zip(planned["channels"], result["channels"]):
+        assert one["statements"] == other["statements"]
+    return result
+
+
+def test_lost_relay_logs_are_read_again(case: Case, tmp_path: t.Any) -> None:
+    case.lose_relay_logs()
+    stood = case.status()
+    with pytest.raises(Exception, match=r"1201|1872"):
+        case.replica.query("START SLAVE")
+    saved = tmp_path / "saved"
+    result = heal(case, save_to=str(saved))
+    (channel,) = result["channels"]
+    assert channel["needed"] and channel["source_has_it"] is True
+    assert (channel["source_log_file"], channel["source_log_pos"]) == (
+        stood["Relay_Master_Log_File"],
+        stood["Exec_Master_Log_Pos"],
+    )
+    case.in_step()
+    column, mode = case.kind.mode
+    assert case.status().get(column, 0) == mode
+    kept = {os.path.basename(path) for path in result["saved"]}
+    table = getattr(case.topology.flavor, "repositories", "FILE") == "TABLE"
+    assert kept >= (set() if table else {"master.info", "relay-log.info"})
+    for path in result["saved"]:
+        assert oct(os.stat(path).st_mode)[-3:] == "600"
+    again = _reposition.reposition(case.request(), apply=True)
+    assert (again["changed"], again["channels"][0]["needed"]) == (False, False)
+
+
+def test_a_delay_stays(case: Case) -> None:
+    case.replica.query("STOP SLAVE")
+    case.replica.query("CHANGE MASTER TO MASTER_DELAY = 1")
+    case.replica.query("START SLAVE")
+    case.lose_relay_logs()
+    heal(case)
+    assert case.status()["SQL_Delay"] == 1
+    case.replica.query("STOP SLAVE")
+    case.replica.query("CHANGE MASTER TO MASTER_DELAY = 0")
+    case.replica.query("START SLAVE")
+
+
+def test_a_relay_log_that_was_cut(case: Case) -> None:
+    case.lose_relay_logs()
+    status = case.status()
+    path = case.replica.relay_log_directory / status["Relay_Log_File"]
+    path.write_bytes(b"\xfebin")
+    shutil.chown(path, path.parent.owner(), path.parent.group())
+    (channel,) = _reposition.reposition(case.request(), apply=False)["channels"]
+    assert channel["needed"]
+    heal(case)
+
+
+def test_well_relay_logs_are_left_alone(case: Case) -> None:
+    before = case.status()
+    result = _reposition.reposition(case.request(), apply=True)
+    assert (result["changed"], result["channels"][0]["statements"]) == (False, [])
+    assert case.status()["Relay_Log_File"] == before["Relay_Log_File"]
+
+
+def untouched(case: Case, before: dict[str, t.Any]) -> None:
+    names = ("Relay_Master_Log_File", "Exec_Master_Log_Pos", "Relay_Log_File", "Relay_Log_Pos", "Master_Log_File")
+    after = case.status()
+    assert {name: after[name] for name in names} == {name: before[name] for name in names}
+
+
+def test_without_a_login_for_the_source_nothing_runs(case: Case) -> None:
+    case.lose_relay_logs()
+    before = case.status()
+    planned = _reposition.reposition(case.request(source_login=None), apply=False)["channels"][0]
+    assert planned["source_has_it"] is None and planned["statements"]
+    with pytest.raises(RefusedError, match="replica_reposition_source_login_user"):
+        _reposition.reposition(case.request(source_login=None), apply=True)
+    untouched(case, before)
+    heal(case)
+
+
+def test_a_source_that_cannot_be_asked(case: Case) -> None:
+    case.lose_relay_logs()
+    before = case.status()
+    wrong = Login(user="looker", password="wrong", config_file=None)
+    with pytest.raises(RefusedError, match="cannot be asked"):
+        _reposition.reposition(case.request(source_login=wrong), apply=True)
+    untouched(case, before)
+    heal(case)
+
+
+def test_a_position_that_is_none(case: Case) -> None:
+    """As after the source was rebuilt under the same name, with logs of the same names."""
+    case.lose_relay_logs()
+    before = case.status()
+    false = ({"name": "", "source_log_file": before["Relay_Master_Log_File"],
+              "source_log_pos": before["Exec_Master_Log_Pos"] - 1},)  # fmt: skip
+    if not case.by_gtid:
+        with pytest.raises(RefusedError, match="no event begins at"):
+            _reposition.reposition(case.request(manifest_channels=false), apply=True)
+    gone = ({"name": "", "source_log_file": "binlog.999999", "source_log_pos": 4},)
+    if not case.by_gtid:
+        with pytest.raises(RefusedError, match=r"no longer has binlog\.999999"):
+            _reposition.reposition(case.request(manifest_channels=gone), apply=True)
+    with pytest.raises(RefusedError, match="knows no the default channel"):
+        _reposition.reposition(case.request(manifest_channels=()), apply=True)
+    with pytest.raises(RefusedError, match="There is no channel 'x'"):
+        _reposition.reposition(case.request(names=("x",)), apply=True)
+    untouched(case, before)
+    heal(case)
+
+
+def test_a_server_without_a_channel(shared: Case) -> None:
+    request = dataclasses.replace(
+        shared.request(), login=Login(user="root", unix_socket=str(shared.source.socket), config_file=None)
+    )
+    with pytest.raises(RefusedError, match="has no replication channel"):
+        _reposition.reposition(request, apply=True)
+
+
+def test_a_statement_that_fails_loses_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coordinates are gone from the server after RESET: the error must have them, and they must work."""
+    case.lose_relay_logs()
+    stood = case.status()
+    from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Dialect, "_change", lambda self, channel, words, delay: ("CHANGE MASTER TO NONSENSE = 1", ()))
+        with pytest.raises(ReplicaBackupError, match="could not be set on its way again") as caught:
+            _reposition.reposition(case.request(), apply=True)
+    coordinates = caught.value.facts["coordinates"]
+    assert coordinates.endswith(f"{stood['Relay_Master_Log_File']}:{stood['Exec_Master_Log_Pos']}")
+    assert caught.value.next_command is not None and "START SLAVE" in caught.value.next_command
+    recorded = ({"name": "", "source_log_file": stood["Relay_Master_Log_File"],
+                 "source_log_pos": stood["Exec_Master_Log_Pos"]},)  # fmt: skip
+    heal(case, manifest_channels=recorded, force=True)
+
+
+def test_a_source_that_purged_what_is_needed(shared: Case) -> None:
+    """Last of its module: the replica cannot be healed any more, which is what the refusal says."""
+    case = shared
+    case.lose_relay_logs()
+    before = case.status()
+    case.source.query("FLUSH LOGS")
+    case.write(2)
+    case.source.query("FLUSH LOGS")
+    newest = case.source.query("SHOW BINARY LOGS")[-1]["Log_name"]
+    case.source.query("PURGE BINARY LOGS TO %s", (newest,))
+    why = r"oldest log begins behind|has purged transactions" if case.by_gtid else "no longer has"
+    with pytest.raises(RefusedError, match=why) as caught:
+        _reposition.reposition(case.request(), apply=True)
+    assert "restore a newer backup" in str(caught.value.next_command)
+    untouched(case, before)
+
+
+def test_a_named_connection_of_mariadb_is_healed_by_the_server_alone(tmp_path: t.Any) -> None:
+    """Without its relay logs the server does not start at all; relay_log_recovery brings it up healed."""
+    root = CHECKOUT / ".test" / "lab" / uuid.uuid4().hex[:8]
+    with Topology(root, replicas=1) as topology:
+        case = Case(topology, KINDS["mariadb-position"])
+        replica = case.replica
+        replica.query("STOP SLAVE")
+        replica.query("RESET SLAVE ALL")
+        replica.query(
+            "CHANGE MASTER 'the other' TO MASTER_HOST = '127.0.0.1', MASTER_PORT = %s, MASTER_USER = %s,"
+            " MASTER_PASSWORD = %s, MASTER_USE_GTID = slave_pos",
+            (case.source.port, REPLICATION_USER, REPLICATION_PASSWORD),
+        )
+        replica.query("START ALL SLAVES")
+        for statement in ("CREATE DATABASE d", "CREATE TABLE d.t (a INT PRIMARY KEY AUTO_INCREMENT)",
+                          "CREATE TABLE d.sum (n INT NOT NULL)", "INSERT INTO d.sum VALUES (0)"):  # fmt: skip
+            case.source.query(statement)
+        case.write(3)
+        topology.wait_caught_up()
+        replica.stop()
+        for path in replica.relay_log_directory.glob("relaylog*"):
+            path.unlink()
+        with pytest.raises(LabError, match="Failed to initialize multi master structures"):
+            replica.start("--skip-slave-start")
+        replica.start("--relay-log-recovery=ON")
+        request = case.request(source_login=None)
+        result = _reposition.reposition(request, apply=True)
+        assert [(c["name"], c["needed"]) for c in result["channels"]] == [("the other", False)]
+        case.write(3)
+        case.in_step()
