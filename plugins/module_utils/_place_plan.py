@@ -369,7 +369,7 @@ def plan_places(facts: ServerFacts, *, include_binlogs: bool = True) -> Discover
     exclusions += _exclusions(facts, draft)
     for name, role in (("auto.cnf", "identity"), ("mysqld-auto.cnf", "persisted_settings")):
         draft.role(role, os.path.join(facts.datadir, name))
-    if facts.open_files is None:
+    if facts.open_files is None and not facts.offline:
         draft.warn(
             "The files that the server holds open may not be seen (no right to trace it);"
             " completeness was checked against its dictionary alone"
