@@ -125,6 +125,7 @@ def read_facts(session: Session) -> tuple[ServerFacts, tuple[str, ...]]:
         exe=exe,
         options={**options.values, **command_line_values(process.argv)},
         option_files=options.files,
+        channels=tuple(row.get("channel_name") or row.get("connection_name", "") for row in channels),
         relay_log_names=tuple(row.get("relay_log_file", "") for row in channels),
         connection_files=tuple(row.get("source_info_file", "") for row in channels),
         side_files=tuple(row[name] for row in channels for name in _CHANNEL_TLS if row.get(name)),

@@ -359,8 +359,7 @@ def plan_places(facts: ServerFacts, *, include_binlogs: bool = True) -> Discover
     draft = Draft(facts.datadir)
     system = _innodb(facts, draft)
     exclusions = binlogs(facts, draft, include_binlogs)
-    relay_logs(facts, draft)
-    status_files(facts, draft)
+    needed = [*relay_logs(facts, draft), *status_files(facts, draft)]
     load_files(facts, draft)
     _coordinator(facts, draft)
     _tablespaces(facts, draft)
@@ -382,4 +381,4 @@ def plan_places(facts: ServerFacts, *, include_binlogs: bool = True) -> Discover
         warnings=draft.warnings(),
         include_binlogs=include_binlogs,
     )
-    return replace(discovery, required=_required(facts, discovery, system))
+    return replace(discovery, required=_required(facts, discovery, [*system, *needed]))

@@ -18,7 +18,9 @@ class ServerFacts:
     ``open_files`` are the files that the server holds open, None when they may not be seen; ``log_files`` are those
     that its standard output and error lead to. ``options`` are settings without a variable (``master_info_file``), by
     name with underscores. ``relay_log_names``, ``connection_files`` and ``side_files`` are what the channels name:
-    their current relay logs, their connection metadata files, their TLS files. ``offline``: read without a server.
+    their current relay logs, their connection metadata files, their TLS files. The first two stand in the order of
+    ``channels``, the names ("" for the default one); None when it is not known which there are. ``offline``: read
+    without a server.
     """
 
     variables: t.Mapping[str, str]
@@ -32,6 +34,7 @@ class ServerFacts:
     relay_log_names: tuple[str, ...] = ()
     connection_files: tuple[str, ...] = ()
     side_files: tuple[str, ...] = ()
+    channels: tuple[str, ...] | None = None
     offline: bool = False
 
     def get(self, name: str) -> str:
