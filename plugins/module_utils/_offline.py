@@ -46,6 +46,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server_f
 _BUILT_IN_DATADIRS = ("/var/lib/mysql", "/usr/local/mysql/data", "/usr/local/mariadb/data", "/var/mysql")
 _SWITCHES = {"1": "ON", "TRUE": "ON", "YES": "ON", "ON": "ON", "": "ON", "0": "OFF", "FALSE": "OFF", "NO": "OFF"}
 _SWITCHES["OFF"] = "OFF"
+_BUILT_IN_ENGINES = ("innodb_", "aria_")
 _TABLESPACE = re.compile(r"[^/]*\.(?:ibd|ibu)|undo_\d+", re.DOTALL)
 # The dictionary keeps the names of files as plain text.
 _NAME_IN_DICTIONARY = re.compile(rb"/[ -.0-~\x80-\xff][ -~\x80-\xff]{0,510}?\.ib[du]")
@@ -132,6 +133,9 @@ class _Settings:
                     continue
             elif built_in.get(name) in ("ON", "OFF"):
                 value = _SWITCHES.get(value.upper(), value)
+            elif name not in built_in and name.startswith(_BUILT_IN_ENGINES):
+                # A "loose" option for a server of the other family. What else is unknown may be a plugin's.
+                continue
             for twin in {name, *same.get(neutral(name), ())}:
                 self.variables[twin] = value
                 self.given.add(twin)
