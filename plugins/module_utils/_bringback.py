@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _connection,
     _error_log,
+    _read_only,
     _replication,
     _run_time,
     _server,
@@ -31,6 +32,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import ServiceManager
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._read_only import ReadOnly
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Threads
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._run_time import RunTime
 
@@ -67,6 +69,11 @@ def run_time_before(ledger: Ledger) -> RunTime:
     return RunTime.from_dict(ledger.data["before"].get("run_time") or RunTime().to_dict())
 
 
+def read_only_before(ledger: Ledger) -> ReadOnly:
+    """The read-only switches as they were before the run."""
+    return ReadOnly.from_dict(ledger.data["before"]["read_only"])
+
+
 def dialect_of(ledger: Ledger) -> Dialect:
     server = ledger.data["server"]
     major, minor, patch = server["version"]
@@ -94,10 +101,7 @@ def _bring_back(ledger: Ledger, login: Login, limits: BringBackLimits) -> Brough
         error_log = ledger.data["server"].get("error_log")
         mark = _error_log.mark_end(error_log) if error_log else None
         if not running:
-            threads = wanted_threads(ledger)
-            quiet = run_time_before(ledger).starts_quietly
-            skip = quiet or not all(item.io and item.applier for item in threads)
-            manager.start(skip_replication=skip)
+            manager.start(_start_options(ledger, manager))
             actions.append(f"started the server through {manager.kind} {manager.name}".rstrip())
         # Also for a server that somebody else started a moment ago: it may not answer yet.
         answered = _wait_until_it_answers(ledger, login, manager, mark, limits.start)
@@ -120,6 +124,16 @@ def _bring_back(ledger: Ledger, login: Login, limits: BringBackLimits) -> Brough
             server_started=not running,
         ) from error
     return BroughtBack(not running, ready_mono, tuple(actions), tuple(warnings))
+
+
+def _start_options(ledger: Ledger, manager: ServiceManager) -> list[str]:
+    """What this one start adds to the server's command line, so that it is as before from its first moment."""
+    options = []
+    every_thread_ran = all(item.io and item.applier for item in wanted_threads(ledger))
+    if not every_thread_ran or run_time_before(ledger).starts_quietly:
+        options.append(dialect_of(ledger).skip_start_option)
+    # Without these the server still comes back; SQL puts the switches back a moment later.
+    return options + list(read_only_before(ledger).options if manager.takes_options else ())
 
 
 def _in_words(threads: Threads) -> str:
@@ -257,16 +271,11 @@ def _log_words(mark: _error_log.ErrorLogMark | None) -> str:
 
 def _put_back(session: Session, ledger: Ledger) -> tuple[list[str], list[str]]:
     """Threads and read-only flags as before; the last thing before the server is as it was."""
-    actions = []
-    before = ledger.data["before"]
-    # super_read_only first: switching it off leaves read_only, switching it on switches read_only on.
-    for name in ("super_read_only", "read_only", "innodb_fast_shutdown"):
-        if name not in before:
-            continue
-        wanted = {"ON": "1", "OFF": "0"}.get(str(before[name]).upper(), str(before[name]))
-        if str(session.scalar(f"SELECT @@GLOBAL.{name}")) != wanted:
-            session.execute(f"SET GLOBAL {name} = %s", (int(wanted),))
-            actions.append(f"set {name} back to {before[name]}")
+    actions = _read_only.put_back(session, read_only_before(ledger))
+    fast_shutdown = ledger.data["before"].get("innodb_fast_shutdown")
+    if fast_shutdown and str(session.scalar("SELECT @@GLOBAL.innodb_fast_shutdown")) != fast_shutdown:
+        session.execute("SET GLOBAL innodb_fast_shutdown = %s", (int(fast_shutdown),))
+        actions.append(f"set innodb_fast_shutdown back to {fast_shutdown}")
     dialect = dialect_of(ledger)
     wanted_by_channel = wanted_threads(ledger)
     settings, odd = _run_time.put_back(session, dialect, run_time_before(ledger))

@@ -102,6 +102,19 @@ class Dialect:
         return "--skip-replica_start" if new else "--skip-slave_start"
 
     @property
+    def read_only_options(self) -> dict[str, str]:
+        """Command line option that switches each read-only variable on at server start; spelled like no other, too."""
+        options = {"read_only": "--read_only=On", "super_read_only": "--super-read_only=On"}
+        if self._mariadb or self.version < (5, 7, 8):
+            del options["super_read_only"]
+        return options
+
+    @property
+    def own_start_options(self) -> tuple[str, ...]:
+        """Every option that a start of ours may add to the server's own."""
+        return (self.skip_start_option, *self.read_only_options.values())
+
+    @property
     def has_shutdown_statement(self) -> bool:
         return self.version >= ((10, 0, 4) if self._mariadb else (5, 7, 9))
 

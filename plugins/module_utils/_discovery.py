@@ -1,7 +1,7 @@
 # Copyright (c) 2026, mysql_ops contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Discovery on a live server: ask it, plan, take the list, and write it into the spool."""
+"""Discovery: ask a live server, or one that is down, plan, take the list, and write it into the spool."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from dataclasses import asdict, dataclass, replace
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _fspath as fs
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _load_data, _server, _server_help
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Session, identify
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import (
+    Login,
+    Session,
+    identify,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect, neutral
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dictionary import dictionary_files
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
@@ -27,7 +31,14 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._filelist
     walk,
     write_list,
 )
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._installed import Hints
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._offline import (
+    Offline,
+    clean_marks,
+    read_offline,
+    running_process,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._option_files import (
     command_line_values,
     option_sources,
@@ -41,6 +52,10 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server_f
 _LOOKS = 3
 _PAUSE_SECONDS = 0.3
 _CHANNEL_TLS = ("source_ssl_ca_file", "source_ssl_cert", "source_ssl_key", "source_ssl_crl")
+
+# Facts of the server, warnings.
+_Gather = t.Callable[[], tuple[ServerFacts, tuple[str, ...]]]
+_NOT_OFFLINE: dict[str, t.Any] = {"offline": False, "service": None, "clean_stop": None, "unknown": []}
 
 
 @dataclass(frozen=True)
@@ -110,6 +125,7 @@ def read_facts(session: Session) -> tuple[ServerFacts, tuple[str, ...]]:
         exe=exe,
         options={**options.values, **command_line_values(process.argv)},
         option_files=options.files,
+        channels=tuple(row.get("channel_name") or row.get("connection_name", "") for row in channels),
         relay_log_names=tuple(row.get("relay_log_file", "") for row in channels),
         connection_files=tuple(row.get("source_info_file", "") for row in channels),
         side_files=tuple(row[name] for row in channels for name in _CHANNEL_TLS if row.get(name)),
@@ -182,9 +198,11 @@ def _save_hidden(discovery: Discovery, work: str) -> Discovery:
     return replace(discovery, places=places)
 
 
-def _take(session: Session, paths: SetPaths, *, include_binlogs: bool, write: bool, refreshed: bool) -> t.Any:
+def _take(
+    gather: _Gather, paths: SetPaths, *, include_binlogs: bool, write: bool, refreshed: bool, live: bool = True
+) -> tuple[Discovery, Summary]:
     for look in range(1, _LOOKS + 1):
-        facts, warnings = read_facts(session)
+        facts, warnings = gather()
         discovery = replace(plan_places(facts, include_binlogs=include_binlogs), refreshed=refreshed)
         discovery = discovery.with_warnings(warnings)
         check_spool(paths, discovery)
@@ -192,7 +210,7 @@ def _take(session: Session, paths: SetPaths, *, include_binlogs: bool, write: bo
             make_work_directory(paths)
             discovery = _save_hidden(discovery, paths.work)
         checked = Checked(discovery)
-        entries = checked(walk(discovery, live=True))
+        entries = checked(walk(discovery, live=live))
 
         def complete(checked: Checked = checked) -> None:
             if checked.missing:
@@ -205,7 +223,7 @@ def _take(session: Session, paths: SetPaths, *, include_binlogs: bool, write: bo
             complete()
             return discovery, summary
         except RefusedError:
-            if look == _LOOKS:
+            if look == _LOOKS or not live:
                 raise
             time.sleep(_PAUSE_SECONDS)
     raise AssertionError("unreachable")  # pragma: no cover
@@ -229,13 +247,92 @@ def discover(session: Session, request: Request) -> dict[str, t.Any]:
     """
     before = _digest(request.paths.discovered)
     discovery, summary = _take(
-        session,
+        lambda: read_facts(session),
         request.paths,
         include_binlogs=request.include_binlogs,
         write=not request.check_mode,
         refreshed=False,
     )
-    return {"changed": summary.sha256 != before, **result_of(discovery, summary)}
+    return {"changed": summary.sha256 != before, **result_of(discovery, summary), **_NOT_OFFLINE}
+
+
+def _refuse_running(process: _server.ServerProcess, datadir: str, why: str) -> RefusedError:
+    return RefusedError(
+        f"A server process works on {datadir}, so the files cannot be listed as those of a server that is down",
+        found=f"process {process.pid}; {why}",
+        expected="no process, or a server that answers at the login",
+        server_state=f"running, pid {process.pid}, untouched",
+        next_command="correct the login options (login_unix_socket, login_host, login_port)",
+        rule="running",
+    )
+
+
+def _refuse_other_server(offline: Offline, login: Login) -> None:
+    """Refuse when nobody answers at an address that is not that of the server found on this host.
+
+    Otherwise the files of one server would be listed in the place of another one's.
+    """
+    own = {name: offline.facts.get(name) for name in ("socket", "port")}
+    if login.unix_socket:
+        asked, same = login.unix_socket, fs.real(login.unix_socket) == fs.real(offline.facts.path(own["socket"]))
+    else:
+        # The default address says nothing about which server is meant.
+        asked, same = f"port {login.port}", login.port == 3306 or str(login.port) == own["port"]
+    if not same:
+        raise RefusedError(
+            "Nobody answers at the login, and the server that was found on this host is another one",
+            found=f"{offline.facts.datadir} with socket {own['socket']} and port {own['port']}",
+            expected=f"the server at {asked}",
+            server_state="not running or elsewhere, untouched",
+            next_command="say which server is meant: service_name, defaults_file or datadir",
+            rule="offline",
+        )
+
+
+def discover_offline(
+    request: Request, hints: Hints, *, login: Login | None = None, unanswered: str = ""
+) -> dict[str, t.Any]:
+    """Take the list of a server that is down, from its option files, its binary and the disk.
+
+    ``login`` is the address where nobody answered, ``unanswered`` what was tried there; None when nobody was asked.
+    Raises RefusedError when a process works on the data directory, and as ``discover``.
+    """
+    offline = read_offline(hints)
+    process = running_process(offline.facts)
+    if process is not None:
+        raise _refuse_running(process, offline.facts.datadir, unanswered or "offline is 'always'")
+    if login is not None:
+        _refuse_other_server(offline, login)
+    if offline.datadir_state != "filled":
+        raise RefusedError(
+            f"There is no server's data in {offline.facts.datadir}",
+            found=f"the directory is {offline.datadir_state}",
+            expected="the data directory of a server",
+            server_state="not running, untouched",
+            next_command="say which server is meant: service_name, defaults_file or datadir",
+            rule="datadir",
+        )
+    stop = clean_marks(offline)
+    notes = list(offline.warnings)
+    if not stop.clean:
+        notes.append(f"The last stop was not proven clean, so a copy of these files is no backup: {stop.summary}")
+    before = _digest(request.paths.discovered)
+    discovery, summary = _take(
+        lambda: (offline.facts, tuple(notes)),
+        request.paths,
+        include_binlogs=request.include_binlogs,
+        write=not request.check_mode,
+        refreshed=False,
+        live=False,
+    )
+    return {
+        "changed": summary.sha256 != before,
+        **result_of(discovery, summary),
+        "offline": True,
+        "service": offline.start.service or None,
+        "clean_stop": stop.to_dict(),
+        "unknown": [item.to_dict() for item in offline.unknown],
+    }
 
 
 def refresh(session: Session, paths: SetPaths) -> Summary:
@@ -246,8 +343,9 @@ def refresh(session: Session, paths: SetPaths) -> Summary:
     """
     earlier, entries = read_list(paths.discovered)
     t.cast("t.Generator[t.Any, None, None]", entries).close()
-    summary: Summary = _take(session, paths, include_binlogs=earlier.include_binlogs, write=True, refreshed=True)[1]
-    return summary
+    return _take(
+        lambda: read_facts(session), paths, include_binlogs=earlier.include_binlogs, write=True, refreshed=True
+    )[1]
 
 
 def result_of(discovery: Discovery, summary: Summary) -> dict[str, t.Any]:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import re
+import typing as t
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _fspath as fs
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _load_data
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _load_data, _status_files
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._channel_names import channel_file, escape
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._option_files import normal_name
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._place_draft import Draft
@@ -84,17 +86,98 @@ def binlogs(facts: ServerFacts, draft: Draft, include: bool) -> list[Exclusion]:
     ]
 
 
-def relay_logs(facts: ServerFacts, draft: Draft) -> None:
+def relay_logs(facts: ServerFacts, draft: Draft) -> list[str]:
+    """Relay logs and their indexes; returns the files of the channels that must be in the list."""
     # MySQL before 8.0 and MariaDB leave all three empty by default and use the base name of the pid file.
     pid_base = _stem(os.path.basename(facts.get("pid_file"))) or "mysqld"
-    base = facts.get("relay_log_basename") or facts.get("relay_log") or f"{pid_base}-relay-bin"
+    base = facts.path(facts.get("relay_log_basename") or facts.get("relay_log") or f"{pid_base}-relay-bin")
+    if facts.channels is None:
+        _any_relay_logs(facts, draft, base)
+        return []
+    required = []
+    for channel, current in dict([("", ""), *zip(facts.channels, facts.relay_log_names)]).items():
+        bases = [f"{base}-{escape(channel)}" if channel else base]
+        if current:
+            # The base name of the logs in use may be an older one, or that of a pid file which is no variable.
+            bases = list(dict.fromkeys([_stem(fs.absolute(current, os.path.dirname(base))), *bases]))
+        for name in bases:
+            _add_relay_logs(draft, name)
+        index = _relay_log_index(facts, channel, bases)
+        if index is not None:
+            required += _indexed_relay_logs(facts, draft, index, current)
+        elif channel in facts.channels and current:
+            raise _absent("index of the relay logs", channel, channel_file(_index_names(facts, base)[0], channel))
+    return required
+
+
+def _add_relay_logs(draft: Draft, base: str) -> None:
+    directory, name = os.path.split(base)
+    # MariaDB 11.4 and newer: GTID index beside each log (Knowledge Base, "binlog_gtid_index").
+    draft.add("relay_log", directory, re.escape(name) + _NUMBER, re.escape(name) + _NUMBER + r"\.idx")
+    draft.role_below("relay_log", directory, re.escape(name) + _NUMBER)
+
+
+def _index_names(facts: ServerFacts, base: str) -> list[str]:
+    """Where the default channel's index may be, the likeliest first.
+
+    The option counts even where the variable is empty (without relay_log), and keeps an extension of its own where the
+    variable says ".index" (seen on MySQL 5.6 and MariaDB 10.11).
+    """
+    names = [facts.options.get("relay_log_index") or "", facts.get("relay_log_index"), base + ".index"]
+    return [
+        facts.path(name if "." in os.path.basename(name) else name + ".index") for name in dict.fromkeys(names) if name
+    ]
+
+
+def _relay_log_index(facts: ServerFacts, channel: str, bases: t.Sequence[str]) -> str | None:
+    for base in bases:
+        # Beside the logs the index has the channel's name already.
+        *elsewhere, beside = _index_names(facts, base)
+        for path in [*(channel_file(path, channel) for path in elsewhere), beside]:
+            if fs.is_file(path):
+                return path
+    return None
+
+
+def _indexed_relay_logs(facts: ServerFacts, draft: Draft, index: str, current: str) -> list[str]:
+    """Plan an index and every log that it names; returns the index and the logs from the current one on."""
+    directory, name = os.path.split(index)
+    draft.add(
+        "relay_log",
+        directory,
+        re.escape(name),
+        re.escape(name) + r"\.~rec~",
+        re.escape(_stem(name)) + r"\.(?:~rec~|index_crash_safe)",
+    )
+    draft.role_below("relay_log_index", directory, re.escape(name))
+    try:
+        named = [facts.path(log) for log in _status_files.read(_status_files.parse_log_index, index)]
+    except OSError as error:
+        raise RefusedError(
+            f"The index of relay logs cannot be read: {index}",
+            found=error.strerror,
+            expected="a file that this module may read (run it with become)",
+            rule="relay_log",
+        ) from error
+    except _status_files.StatusFileError as error:
+        # Read while the server was writing it, maybe: the caller looks again.
+        raise RefusedError(error.message, found=error.found, expected=error.expected, rule="relay_log") from error
+    for log in named:
+        _add_relay_logs(draft, _stem(log))
+    # What lies before the current one is applied and may be purged at any moment.
+    positions = [number for number, log in enumerate(named) if os.path.basename(log) == os.path.basename(current)]
+    return [index, *named[positions[0] :]] if positions else [index]
+
+
+def _any_relay_logs(facts: ServerFacts, draft: Draft, base: str) -> None:
+    """Without the channels' names: whatever may be a channel's."""
     index = facts.get("relay_log_index") or base + ".index"
     if not os.path.basename(index).endswith(".index"):
         index += ".index"
     stems = {_stem(os.path.basename(name)) for name in facts.relay_log_names if name}
-    known = os.path.basename(facts.path(base))
+    known = os.path.basename(base)
     if stems and all(stem == known or stem.startswith(f"{known}-") for stem in stems):
-        # Channels are known: exact names, because another server may log in the same directory.
+        # Exact names, because another server may log in the same directory.
         suffix = "(?:" + "|".join(sorted({re.escape(stem[len(known) :]) for stem in stems} | {""})) + ")"
     else:
         suffix = r"(?:-[^/]*)?"
@@ -106,24 +189,69 @@ def relay_logs(facts: ServerFacts, draft: Draft) -> None:
     draft.role_below("relay_log_index", index_directory, index_name)
     for name in facts.relay_log_names:
         # A relay log of an older base name still in use, given with its directory.
-        path = facts.path(name) if "/" in name else os.path.join(os.path.dirname(facts.path(base)), name)
+        path = facts.path(name) if "/" in name else os.path.join(os.path.dirname(base), name)
         stem = re.escape(_stem(os.path.basename(path)))
         draft.add("relay_log", os.path.dirname(path), stem + _NUMBER, stem + r"\.index")
         draft.role_below("relay_log", os.path.dirname(path), stem + _NUMBER)
 
 
-def status_files(facts: ServerFacts, draft: Draft) -> None:
-    option = facts.options.get(normal_name("master-info-file")) or "master.info"
-    paths = [facts.path(option), facts.path(facts.get("relay_log_info_file") or "relay-log.info")]
-    # MySQL says "mysql.slave_master_info" in this column when it is a table.
-    paths += [facts.path(name) for name in facts.connection_files if "/" in name]
-    for path in dict.fromkeys(paths):
-        directory, name = os.path.split(path)
-        head, dot, tail = name.rpartition(".")
-        stem, extension = (re.escape(head), re.escape(dot + tail)) if dot else (re.escape(name), "")
-        pattern = rf"(?:multi-|worker-)?{stem}(?:-[^/]*)?{extension}(?:\.\d+)?"
-        draft.add("replica_status", directory, pattern)
-        draft.role_below("status_file", directory, pattern)
+def _absent(what: str, channel: str, path: str) -> RefusedError:
+    label = f"channel '{channel}'" if channel else "the default channel"
+    return RefusedError(
+        f"The {what} of {label} is not on disk: a restart would lose the channel, and the backup would lack it",
+        found=f"no file {fs.printable(path)} (after RESET SLAVE, the server keeps a channel in memory alone)",
+        expected="the files of every channel that the server shows",
+        server_state="running, untouched",
+        next_command="START and STOP the channel, which writes them again, or remove it (RESET SLAVE ALL)",
+        rule="status_files",
+    )
+
+
+def status_files(facts: ServerFacts, draft: Draft) -> list[str]:
+    """Metadata files of the channels; returns those that must be in the list."""
+    connection = facts.path(facts.options.get(normal_name("master-info-file")) or "master.info")
+    applier = facts.path(facts.get("relay_log_info_file") or "relay-log.info")
+    # MySQL says "mysql.slave_master_info" in this column when it is a table, MariaDB has no such column.
+    named = [facts.path(name) for name in facts.connection_files if "/" in name]
+    _add_status_files(draft, os.path.join(os.path.dirname(connection), "multi-" + os.path.basename(connection)))
+    if facts.channels is None:
+        for path in dict.fromkeys([connection, applier, *named]):
+            stem, extension = map(re.escape, os.path.splitext(os.path.basename(path)))
+            pattern = rf"(?:multi-|worker-)?{stem}(?:-[^/]*)?{extension}(?:\.\d+)?"
+            draft.add("replica_status", os.path.dirname(path), pattern)
+            draft.role_below("status_file", os.path.dirname(path), pattern)
+        return []
+    required = []
+    for channel, shown in dict([("", ""), *zip(facts.channels, facts.connection_files)]).items():
+        files = _status_files.channel_files(
+            facts.variables, channel, shown, facts.options.get(normal_name("master-info-file")) or ""
+        )
+        paths = [channel_file(connection, channel), channel_file(applier, channel), files.connection, files.applier]
+        _add_status_files(draft, *(path for path in paths if path))
+        _add_worker_files(draft, channel_file(applier, channel))
+        if channel not in facts.channels:
+            continue
+        for what, path in (("connection's file", files.connection), ("applier's file", files.applier)):
+            if path and not fs.is_file(path):
+                raise _absent(what, channel, path)
+            required += [path] if path else []
+        if channel and files.names and not fs.is_file(files.names):
+            raise _absent("list of named connections", channel, files.names)
+        required += [files.names] if channel and files.names else []
+    return required
+
+
+def _add_status_files(draft: Draft, *paths: str) -> None:
+    for directory, name in map(os.path.split, paths):
+        draft.add("replica_status", directory, re.escape(name))
+        draft.role_below("status_file", directory, re.escape(name))
+
+
+def _add_worker_files(draft: Draft, applier: str) -> None:
+    directory, name = os.path.split(applier)
+    pattern = rf"worker-{re.escape(name)}\.\d+"
+    draft.add("replica_status", directory, pattern)
+    draft.role_below("status_file", directory, pattern)
 
 
 def load_files(facts: ServerFacts, draft: Draft) -> None:

@@ -39,6 +39,7 @@ _LOG_FILES = (
     "slow_query_log_file",
     "log_slow_query_file",
     "server_audit_file_path",
+    "sql_error_log_filename",
     "audit_log_file",
 )
 _DIRECTORIES = (
@@ -49,6 +50,8 @@ _DIRECTORIES = (
     "aria_log_dir_path",
 )
 _BASE_NAMES = ("log_bin_basename", "log_bin_index", "relay_log", "relay_log_basename", "relay_log_index")
+# MySQL's JSON sink writes beside the error log (manual, "Error Logging in JSON Format").
+_JSON_SINK = re.compile(r"\.\d\d\.json\Z")
 # A symbolic link to one of these from the data directory is a mistake; following it would copy the whole machine.
 _TOO_WIDE = re.compile(
     r"/|/(?:bin|boot|dev|etc|home|lib|lib64|media|mnt|opt|proc|root|run|sbin|srv|sys|tmp|usr|var|var/lib|var/log|var/tmp)"
@@ -336,7 +339,7 @@ def _required(facts: ServerFacts, discovery: Discovery, system: list[str]) -> tu
         passing.append(fs.real(facts.path(facts.get("secure_file_priv"))))
     passing = [path for path in passing if fs.below(path, fs.real(facts.datadir)) is None]
     for path in map(identity, facts.open_files or ()):
-        if path in logs or path.startswith(("/proc/", "/sys/", "/dev/")):
+        if path in logs or _JSON_SINK.sub("", path) in logs or path.startswith(("/proc/", "/sys/", "/dev/")):
             continue
         status = fs.lstat(path)
         if status is not None and not stat.S_ISREG(status.st_mode):
@@ -359,8 +362,7 @@ def plan_places(facts: ServerFacts, *, include_binlogs: bool = True) -> Discover
     draft = Draft(facts.datadir)
     system = _innodb(facts, draft)
     exclusions = binlogs(facts, draft, include_binlogs)
-    relay_logs(facts, draft)
-    status_files(facts, draft)
+    needed = [*relay_logs(facts, draft), *status_files(facts, draft)]
     load_files(facts, draft)
     _coordinator(facts, draft)
     _tablespaces(facts, draft)
@@ -369,7 +371,7 @@ def plan_places(facts: ServerFacts, *, include_binlogs: bool = True) -> Discover
     exclusions += _exclusions(facts, draft)
     for name, role in (("auto.cnf", "identity"), ("mysqld-auto.cnf", "persisted_settings")):
         draft.role(role, os.path.join(facts.datadir, name))
-    if facts.open_files is None:
+    if facts.open_files is None and not facts.offline:
         draft.warn(
             "The files that the server holds open may not be seen (no right to trace it);"
             " completeness was checked against its dictionary alone"
@@ -382,4 +384,4 @@ def plan_places(facts: ServerFacts, *, include_binlogs: bool = True) -> Discover
         warnings=draft.warnings(),
         include_binlogs=include_binlogs,
     )
-    return replace(discovery, required=_required(facts, discovery, system))
+    return replace(discovery, required=_required(facts, discovery, [*system, *needed]))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, mysql_ops contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a plan is made from: the answers of a live server, and how its paths are read."""
+"""What a plan is made from: what a server says or would say, and how its paths are read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ class ServerFacts:
     ``open_files`` are the files that the server holds open, None when they may not be seen; ``log_files`` are those
     that its standard output and error lead to. ``options`` are settings without a variable (``master_info_file``), by
     name with underscores. ``relay_log_names``, ``connection_files`` and ``side_files`` are what the channels name:
-    their current relay logs, their connection metadata files, their TLS files.
+    their current relay logs, their connection metadata files, their TLS files. The first two stand in the order of
+    ``channels``, the names ("" for the default one); None when it is not known which there are. ``offline``: read
+    without a server.
     """
 
     variables: t.Mapping[str, str]
@@ -32,6 +34,8 @@ class ServerFacts:
     relay_log_names: tuple[str, ...] = ()
     connection_files: tuple[str, ...] = ()
     side_files: tuple[str, ...] = ()
+    channels: tuple[str, ...] | None = None
+    offline: bool = False
 
     def get(self, name: str) -> str:
         """A variable, "" when it is unset, NULL or unknown."""

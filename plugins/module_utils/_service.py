@@ -36,13 +36,15 @@ def detect(
     requested: str,
     name: str | None,
     variables: t.Mapping[str, str],
-    skip_option: str,
+    own_options: tuple[str, ...],
     state_dir: str,
+    shutdown_timeout: float = 1800.0,
 ) -> ServiceManager:
     """The manager of a running server; reads only.
 
     ``requested``: ``auto`` or one of KINDS. ``name``: unit, script, or start command (mysqld_safe and none).
-    ``skip_option``: the server's option against starting replication, such as ``--skip-slave-start``.
+    ``own_options``: what our starts may add to the server's command line (``Dialect.own_start_options``).
+    ``shutdown_timeout``: seconds that the server may take for its shutdown.
     Raises RefusedError (rule ``service_manager``) when the server could not be brought back as it is now.
     """
     if requested not in ("auto", *KINDS):
@@ -55,7 +57,7 @@ def detect(
             expected="a server of this host",
             next_command="run the play inside the container",
         )
-    found = Found(process, name or None, variables, skip_option, state_dir)
+    found = Found(process, name or None, variables, own_options, state_dir, shutdown_timeout)
     finders = {"systemd": systemd.find, "sysvinit": sysvinit.find, "mysqld_safe": unmanaged.find_mysqld_safe}
     for kind, find in finders.items():
         manager = find(found, required=requested == kind) if requested in ("auto", kind) else None

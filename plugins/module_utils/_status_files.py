@@ -14,11 +14,13 @@ generation does not have is None.
 
 from __future__ import annotations
 
+import os
 import re
 import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _fspath as fs
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._channel_names import channel_file
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 
 # Of the longest files known, a hundred times; what lies behind cannot count.
@@ -471,3 +473,39 @@ def read(parse: t.Callable[[bytes, str], _Parsed], path: str) -> _Parsed:
     """Read a file with one of the parsers. Raises StatusFileError, or OSError when it cannot be read."""
     with open(fs.encode(path), "rb") as handle:
         return parse(handle.read(_LIMIT), path)
+
+
+# -- which files a channel has --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ChannelFiles:
+    """Metadata files of one channel as absolute paths; "" where a table holds it.
+
+    ``names`` is MariaDB's list of named connections, one file for all of them.
+    """
+
+    connection: str
+    applier: str
+    names: str
+
+
+def channel_files(variables: t.Mapping[str, str], channel: str, shown: str, option: str = "") -> ChannelFiles:
+    """Where a channel's metadata lies, going by what the server says; nothing is looked up on disk.
+
+    ``shown`` is the column Master_Info_File or Source_Info_File of its status: a path, a table, or "" on MariaDB, which
+    has no such column. ``option`` is the setting master_info_file, which has no variable.
+    """
+    datadir = fs.absolute(variables.get("datadir", "/"), "/")
+    connection = fs.absolute(option or "master.info", datadir)
+    applier = fs.absolute(variables.get("relay_log_info_file") or "relay-log.info", datadir)
+    # Without the variable there is one kind: tables where the column names a table (MySQL 8.3), else files (MariaDB).
+    kind = variables.get("relay_log_info_repository") or ("TABLE" if shown else "FILE")
+    if not shown:
+        names = os.path.join(os.path.dirname(connection), f"multi-{os.path.basename(connection)}")
+        return ChannelFiles(channel_file(connection, channel), channel_file(applier, channel), names)
+    return ChannelFiles(
+        connection=fs.absolute(shown, datadir) if "/" in shown else "",
+        applier=channel_file(applier, channel) if kind.upper() == "FILE" else "",
+        names="",
+    )

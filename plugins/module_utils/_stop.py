@@ -24,6 +24,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _guards,
     _ledger,
     _observe,
+    _read_only,
     _replication,
     _run_time,
     _server,
@@ -39,6 +40,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout i
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import ServiceManager
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._observe import Observed
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._read_only import ReadOnly
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Threads
 
 
@@ -71,6 +73,7 @@ class StopPlan:
 
     observed: Observed
     manager: ServiceManager
+    read_only: ReadOnly
     verdicts: tuple[Verdict, ...]
     data_bytes: int
     warnings: tuple[str, ...]
@@ -104,8 +107,9 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
         requested=request.service_manager,
         name=request.service_name,
         variables=observed.variables,
-        skip_option=observed.dialect.skip_start_option,
+        own_options=observed.dialect.own_start_options,
         state_dir=request.state_dir,
+        shutdown_timeout=request.shutdown_timeout,
     )
     listed = _discovery.discover(session, _discovery_request(request, check_mode=True))
     data_bytes = int(listed["list"]["allocated"])
@@ -124,11 +128,18 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
     _refuse_threads_that_would_start(observed, manager)
     _run_time.refuse_unless_start_can_be_quiet(
         observed.run_time,
-        skip_supported=manager.skip_supported,
+        skip_supported=manager.takes_options,
         start=f"{manager.kind} {manager.name}".rstrip(),
         option=observed.dialect.skip_start_option,
     )
-    return StopPlan(observed, manager, tuple(verdicts), data_bytes, tuple(manager.warnings))
+    read_only = _read_only.capture(session, observed.dialect, observed.variables)
+    warnings = [*manager.warnings]
+    if read_only.options and not manager.takes_options:
+        warnings.append(
+            f"The restart through {manager.kind} {manager.name} cannot be given {' '.join(read_only.options)}: the "
+            "server takes writes for the moment until the switch that was set at run time is put back"
+        )
+    return StopPlan(observed, manager, read_only, tuple(verdicts), data_bytes, tuple(warnings))
 
 
 def _discovery_request(request: StopRequest, *, check_mode: bool) -> _discovery.Request:
@@ -139,7 +150,7 @@ def _discovery_request(request: StopRequest, *, check_mode: bool) -> _discovery.
 def _refuse_threads_that_would_start(observed: Observed, manager: ServiceManager) -> None:
     """A stopped thread must stay stopped through the restart, which takes an option on the server's command line."""
     stopped = [c.label() for c in observed.channels if not (c.io_started and c.applier_started)]
-    if stopped and not manager.skip_supported:
+    if stopped and not manager.takes_options:
         raise RefusedError(
             f"The restart through {manager.kind} {manager.name} would start replication threads that are stopped now",
             found=f"stopped threads on {', '.join(stopped)}, and a start command that takes no further option",
@@ -249,10 +260,8 @@ def _open_ledger(request: StopRequest, plan: StopPlan) -> Ledger:
         "threads": [Threads.of(channel).to_dict() for channel in observed.channels],
         "settings": _bringback.comparable_settings(settings),
         "run_time": observed.run_time.to_dict(),
+        "read_only": plan.read_only.to_dict(),
     }
-    for name in ("read_only", "super_read_only"):
-        if name in settings:
-            before[name] = settings[name]
     return _ledger.open_new(
         request.state_dir,
         {

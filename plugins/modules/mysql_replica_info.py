@@ -97,7 +97,7 @@ def main() -> None:
             requested=module.params["service_manager"],
             name=module.params["service_name"],
             variables=observed.variables,
-            skip_option=observed.dialect.skip_start_option,
+            own_options=observed.dialect.own_start_options,
             state_dir="/",
         )
         server = observed.server_facts()

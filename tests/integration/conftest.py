@@ -26,14 +26,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.integration)
 
 
-def _root() -> Path:
+def lab_root() -> Path:
+    """A fresh name for a scratch directory."""
     return CHECKOUT / ".test" / "lab" / uuid.uuid4().hex[:8]
 
 
 @pytest.fixture(scope="module")
 def fleet() -> Iterator[Fleet]:
     """Give one source and two replicas, shared by the tests of a module: leave them as you found them."""
-    with Topology(_root(), separate_logs=(False, True)) as topology:
+    with Topology(lab_root(), separate_logs=(False, True)) as topology:
         yield Fleet(topology)
 
 
@@ -41,4 +42,4 @@ def fleet() -> Iterator[Fleet]:
 def make_fleet() -> Iterator[t.Callable[..., Fleet]]:
     """Give a factory of fresh fleets for tests that break things; arguments as for Topology."""
     with contextlib.ExitStack() as stack:
-        yield lambda **arguments: Fleet(stack.enter_context(Topology(_root(), **arguments)))
+        yield lambda **arguments: Fleet(stack.enter_context(Topology(lab_root(), **arguments)))

@@ -78,7 +78,7 @@ def settled():
 def detect(requested="auto", name=None):
     settled()
     return _service.detect(process=process(), requested=requested, name=name, variables=variables(),
-                           skip_option="--skip-slave-start", state_dir=STATE)
+                           own_options=("--skip-slave-start", "--read_only=On"), state_dir=STATE)
 
 def again(manager):
     return _service.from_dict(json.loads(json.dumps(manager.to_dict())))
@@ -224,7 +224,7 @@ def test_systemd_stops_holds_and_starts(host: Host, unit: str) -> None:
     seen = host.python(
         f"""
         manager = _service.from_dict({seen["after"]!r})
-        manager.start(skip_replication=True)
+        manager.start(["--skip-slave-start"])
         wait_ready()
         # At once, while the unit may still be running its commands after the start.
         argv = process().argv
@@ -260,7 +260,7 @@ def test_systemd_stops_holds_and_starts(host: Host, unit: str) -> None:
         manager = detect()
         manager.hold()
         stop(manager)
-        manager.start(skip_replication=False)
+        manager.start()
         wait_ready()
         answer = first, process().argv, systemctl("is-active", "mariadb.socket"), manager.after_start()
         """
@@ -301,13 +301,13 @@ def test_a_start_that_fails_is_told(host: Host) -> None:
         # Without the socket, which would have clients start it over and over.
         systemctl("stop", "mariadb.socket")
         manager = _service.from_dict({**manager.to_dict(), "wakers": []})
-        manager.start(skip_replication=True)
+        manager.start(["--skip-slave-start"])
         failure = None
         while failure is None:
             failure = manager.failure()
             time.sleep(0.1)
         os.unlink("/etc/mysql/mariadb.conf.d/99-bad.cnf")
-        manager.start(skip_replication=True)
+        manager.start(["--skip-slave-start"])
         wait_ready()
         answer = failure, manager.after_start()
         """
@@ -400,7 +400,7 @@ def test_mariadbd_safe_as_root(host: Host) -> None:
     assert "hidden" not in json.dumps(seen["manager"])
     assert seen["guardian"]["argv"][-1] == "--max-connections=60"
 
-    host.python(f"_service.from_dict({seen['manager']!r}).start(skip_replication=True)")
+    host.python(f"_service.from_dict({seen['manager']!r}).start(['--skip-slave-start'])")
     # That process is gone now, and its connection with it.
     seen = host.python(
         """
@@ -434,7 +434,7 @@ def test_debians_init_script(host: Host) -> None:
             manager = detect()
             record = manager.to_dict()
             asked, proof = stop(manager)
-            again(manager).start(skip_replication=True)
+            again(manager).start(["--skip-slave-start"])
             wait_ready()
             server = process()
             answer = {

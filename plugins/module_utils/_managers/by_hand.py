@@ -26,13 +26,14 @@ class ByHand(Recorded):
     """A server known by its data directory. ``guardian`` is the mysqld_safe above it."""
 
     name: str
-    skip_option: str
-    skip_supported: bool
+    takes_options: bool
     state_dir: str
     datadir: str
     pid_file: str | None
     guardian: ServerProcess | None
     warnings: tuple[str, ...]
+    # Of the start that this object asked for; no field of the record.
+    _complaint = ""
 
     def hold(self) -> list[str]:
         return []
@@ -65,7 +66,10 @@ class ByHand(Recorded):
             time.sleep(POLL)
 
     def after_start(self) -> list[str]:
-        return []
+        complaint, self._complaint = self._complaint, ""
+        if not complaint:
+            return []
+        return [f"The server could not be taken out of the session that started it and may end with it: {complaint}"]
 
     def release(self) -> list[str]:
         return []

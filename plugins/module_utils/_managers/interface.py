@@ -22,7 +22,7 @@ class ServiceManager(t.Protocol):
     kind: str
     name: str
     warnings: tuple[str, ...]
-    skip_supported: bool
+    takes_options: bool
 
     def to_dict(self) -> dict[str, t.Any]:
         """JSON-serialisable; ``from_dict`` gives an equal manager."""
@@ -39,8 +39,11 @@ class ServiceManager(t.Protocol):
         Returns seconds waited. Raises ReplicaBackupError when the limit is over or the server came up again.
         """
 
-    def start(self, *, skip_replication: bool) -> None:
-        """Ask for a start. With ``skip_replication`` no replication thread starts, whatever the configuration."""
+    def start(self, options: t.Sequence[str] = ()) -> None:
+        """Ask for a start, with ``options`` on the server's command line for this one time.
+
+        Raises ReplicaBackupError when there are some and the manager does not take any (``takes_options``).
+        """
 
     def failure(self) -> str | None:
         """Why a start that this object asked for will not succeed any more; ``None`` while it may."""
@@ -79,14 +82,16 @@ def refuse(message: str, *, found: object, expected: object, next_command: str |
 class Found(t.NamedTuple):
     """What is known of the server whose manager is looked for.
 
-    ``name`` is what the administrator said: unit, script or start command.
+    ``name`` is what the administrator said: unit, script or start command. ``own_options``: what our starts may add
+    to the server's command line, the one against replication first. ``shutdown_timeout``: seconds.
     """
 
     process: ServerProcess
     name: str | None
     variables: t.Mapping[str, str]
-    skip_option: str
+    own_options: tuple[str, ...]
     state_dir: str
+    shutdown_timeout: float
 
     @property
     def datadir(self) -> str:

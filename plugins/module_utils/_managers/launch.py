@@ -13,6 +13,7 @@ import resource
 import shlex
 import shutil
 import signal
+import time
 import typing as t
 from dataclasses import dataclass
 
@@ -40,6 +41,7 @@ _KEPT_ENVIRONMENT = (
 )
 
 
+_SCOPE_TIMEOUT = 10.0
 _LIMIT_NAMES = {
     "Max core file size": "RLIMIT_CORE",
     "Max locked memory": "RLIMIT_MEMLOCK",
@@ -162,23 +164,37 @@ def _output_of(pid: int) -> str:
     return target if regular else ""
 
 
-def spawn(launch: Launch, options: t.Sequence[str], output: str) -> int:
-    """Start the command as a daemon and return its process id.
+class Spawned(t.NamedTuple):
+    """``complaint``: why the process could not be given a scope of its own, if it was to have one."""
+
+    pid: int
+    complaint: str = ""
+
+
+def spawn(launch: Launch, options: t.Sequence[str], output: str, *, scope: bool = False) -> Spawned:
+    """Start the command as a daemon.
 
     It belongs to init: another session than ours, no terminal, no descriptor of ours, so neither the end of this
-    process nor of the connection touches it. Raises ReplicaBackupError when it cannot be executed.
+    process nor of the connection touches it. With ``scope`` it does not stay in our control group either, where systemd
+    runs and we are root: logind may kill all of a session's when that ends (KillUserProcesses=).
+
+    Raises ReplicaBackupError when it cannot be executed.
     """
     argv = [*launch.argv, *options]
     reader, writer = os.pipe()
+    # The new process waits until nobody can write into this one any more.
+    gate, opener = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reader)
+            os.close(opener)
             os.setsid()
             grandchild = os.fork()
             if grandchild:
                 os.write(writer, b"P%d\n" % grandchild)
                 os._exit(0)
+            os.read(gate, 1)
             _become(launch, output, writer)
             os.execve(launch.executable, argv, dict(launch.environment))
         except BaseException as error:
@@ -186,10 +202,14 @@ def spawn(launch: Launch, options: t.Sequence[str], output: str) -> int:
         finally:
             os._exit(127)
     os.close(writer)
+    os.close(gate)
     os.waitpid(child, 0)
     with os.fdopen(reader, "rb") as stream:
+        first = stream.readline()
+        complaint = _give_scope(int(first[1:])) if scope and first.startswith(b"P") else ""
+        os.close(opener)
         # Ends when the last writer is gone: at the exec, or with the child that failed.
-        answer = stream.read().decode("utf-8", "replace").splitlines()
+        answer = (first + stream.read()).decode("utf-8", "replace").splitlines()
     problems = [line[1:] for line in answer if line.startswith("E")]
     if problems:
         raise ReplicaBackupError(
@@ -198,7 +218,35 @@ def spawn(launch: Launch, options: t.Sequence[str], output: str) -> int:
             expected="the command that started the server before",
             server_state="stopped",
         )
-    return int(next(line[1:] for line in answer if line.startswith("P")))
+    return Spawned(int(next(line[1:] for line in answer if line.startswith("P"))), complaint)
+
+
+def _give_scope(pid: int) -> str:
+    """Move a process that has not begun yet into a transient scope of the system's manager; what was in the way, if.
+
+    ``systemd-run --scope`` would do the same from within the process, but cannot keep argv[0] and the limits.
+    """
+    if os.geteuid() != 0 or not os.path.isdir("/run/systemd/system"):
+        return ""
+    name = f"mysql-replica-backup-{pid}-{time.time_ns()}.scope"
+    properties = ("2", "Description", "s", "Database server that a backup started again", "PIDs", "au", "1", str(pid))
+    manager = ("org.freedesktop.systemd1", "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager")
+    method = ("StartTransientUnit", "ssa(sv)a(sa(sv))")
+    try:
+        commands.must(["busctl", "call", *manager, *method, name, "fail", *properties, "0"])
+    except ReplicaBackupError as error:
+        return str(error)
+    return "" if _in_group(pid, name) else f"{name} was not made"
+
+
+def _in_group(pid: int, unit: str) -> bool:
+    """Wait for the job that moves the process; systemd answers when it is queued."""
+    deadline = time.monotonic() + _SCOPE_TIMEOUT
+    while unit not in _server.proc_text(pid, "cgroup"):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def _become(launch: Launch, output: str, keep: int) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import time
@@ -25,6 +26,12 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers
 
 _RUNTIME_UNITS = "/run/systemd/system"
 _DROP_IN = "zz-replica-backup.conf"
+_ASKED = (
+    *("Id", "LoadState", "ActiveState", "SubState", "MainPID", "TimeoutStopUSec", "SendSIGKILL", "NeedDaemonReload"),
+    # UpheldBy and, below, PropagatesStopTo: from systemd 249; others leave them out of their answer.
+    *("Transient", "RefuseManualStart", "RefuseManualStop", "UpheldBy"),
+)
+_STOPPED_ALONG = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
 _POLL = 0.2
 
 
@@ -54,8 +61,7 @@ class Systemd(Recorded):
     """
 
     name: str
-    skip_option: str
-    skip_supported: bool
+    takes_options: bool
     endless_stop: bool
     wakers: tuple[str, ...] = ()
     dependents: tuple[str, ...] = ()
@@ -69,6 +75,7 @@ class Systemd(Recorded):
     def hold(self) -> list[str]:
         done = []
         if self.endless_stop and self._write_drop_in("TimeoutStopSec=infinity", "SendSIGKILL=no"):
+            self._check_lifted()
             done.append(f"lifted systemd's limit on the stop of {self.name}")
         active = tuple(unit for unit in _triggers(self.name) if _active(unit))
         self.wakers = tuple(dict.fromkeys([*self.wakers, *active]))
@@ -84,6 +91,19 @@ class Systemd(Recorded):
                 )
             done.append(f"stopped {unit}, which would wake {self.name}")
         return done
+
+    def _check_lifted(self) -> None:
+        """Another drop-in, one that is read after ours, may set the limit again."""
+        state = _show(self.name, "TimeoutStopUSec", "SendSIGKILL")
+        if state.get("TimeoutStopUSec") != "infinity" and state.get("SendSIGKILL") != "no":
+            raise ReplicaBackupError(
+                f"systemd would kill {self.name} before its shutdown is done, and that cannot be lifted",
+                found=f"TimeoutStopSec={state.get('TimeoutStopUSec')}, SendSIGKILL={state.get('SendSIGKILL')} in spite "
+                f"of {self._drop_in}",
+                expected="TimeoutStopSec=infinity",
+                server_state="running",
+                next_command=f"systemctl cat {self.name}; then set TimeoutStopSec=infinity where it is set last",
+            )
 
     def request_stop(self) -> bool:
         _systemctl("stop", "--no-block", "--", self.name)
@@ -117,15 +137,15 @@ class Systemd(Recorded):
                 )
             time.sleep(_POLL)
 
-    def start(self, *, skip_replication: bool) -> None:
+    def start(self, options: t.Sequence[str] = ()) -> None:
         if _show(self.name, "ActiveState").get("ActiveState") in ("active", "activating", "reloading"):
             return
-        if skip_replication:
+        if options:
             starts = self.start_commands()
-            command = unit_file.with_option(starts, self.skip_option)
+            command = unit_file.with_options(starts, options)
             if command is None:
                 raise ReplicaBackupError(
-                    f"{self.name} cannot be started with {self.skip_option}",
+                    f"{self.name} cannot be started with {' '.join(options)}",
                     found="an ExecStart= that is not understood: " + "; ".join(starts),
                     expected="one command that runs the server",
                     server_state="stopped",
@@ -205,7 +225,7 @@ def _stopped_along(unit: str) -> list[str]:
     found: list[str] = []
     queue = [unit]
     while queue:
-        state = _show(queue.pop(0), "RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf")
+        state = _show(queue.pop(0), *_STOPPED_ALONG)
         for name in dict.fromkeys(" ".join(state.values()).split()):
             if name not in found and name != unit and _active(name):
                 found.append(name)
@@ -224,16 +244,11 @@ def find(found: Found, *, required: bool) -> ServiceManager | None:
                 expected="a server in the control group of a .service unit",
             )
         return None
-    state = _show(
-        unit,
-        *("Id", "LoadState", "ActiveState", "SubState", "MainPID", "TimeoutStopUSec", "SendSIGKILL", "Restart"),
-        "NeedDaemonReload",
-    )
+    state = _show(unit, *_ASKED)
     unit = state.get("Id") or unit
     manager = Systemd(
         name=unit,
-        skip_option=found.skip_option,
-        skip_supported=False,
+        takes_options=False,
         endless_stop=state.get("TimeoutStopUSec") != "infinity",
     )
     starts = manager.start_commands() if state.get("LoadState") == "loaded" else []
@@ -253,6 +268,7 @@ def find(found: Found, *, required: bool) -> ServiceManager | None:
             )
         # Such as a server that was started by hand in a session of ssh.service.
         return None
+    _refuse_unless_it_can_come_back(unit, state)
     if state.get("ActiveState") != "active":
         raise refuse(
             f"{unit} is not at rest",
@@ -267,11 +283,39 @@ def find(found: Found, *, required: bool) -> ServiceManager | None:
             expected="root",
             next_command="run the play with become: true",
         )
-    manager.skip_supported = unit_file.with_option(starts, found.skip_option) is not None
+    manager.takes_options = unit_file.with_options(starts, found.own_options) is not None
     manager.wakers = tuple(name for name in _triggers(unit) if _active(name))
     manager.dependents = tuple(_stopped_along(unit))
-    manager.warnings = tuple(_warnings(manager, state, starts))
+    manager.warnings = tuple(_warnings(manager, state, starts, found))
     return manager
+
+
+def _refuse_unless_it_can_come_back(unit: str, state: t.Mapping[str, str]) -> None:
+    """What runs now need not be what systemd would start again."""
+    upholders = [name for name in state.get("UpheldBy", "").split() if _active(name)]
+    obstacles = (
+        (state.get("LoadState") != "loaded", f"its unit file is {state.get('LoadState')}", f"systemctl status {unit}"),
+        (
+            state.get("Transient") == "yes",
+            "it is transient: with its stop systemd forgets it",
+            "make a unit file for it, or set replica_backup_service_manager to none",
+        ),
+        (state.get("RefuseManualStop") == "yes", "RefuseManualStop=yes", f"systemctl edit {unit}"),
+        (state.get("RefuseManualStart") == "yes", "RefuseManualStart=yes", f"systemctl edit {unit}"),
+        (
+            bool(upholders),
+            f"{', '.join(upholders)} would start it at once (Upholds=)",
+            f"systemctl stop {' '.join(upholders)}",
+        ),
+    )
+    for met, obstacle, next_command in obstacles:
+        if met:
+            raise refuse(
+                f"{unit} cannot be stopped for a while and started again",
+                found=obstacle,
+                expected="a loaded unit that stays stopped until it is started",
+                next_command=next_command,
+            )
 
 
 def _wanted_unit(found: Found) -> str | None:
@@ -299,15 +343,43 @@ def _unit_of(cgroup: str) -> str | None:
     return None
 
 
-def _warnings(manager: Systemd, state: t.Mapping[str, str], starts: t.Sequence[str]) -> list[str]:
-    found = []
+def _warnings(manager: Systemd, state: t.Mapping[str, str], starts: t.Sequence[str], found: Found) -> list[str]:
+    said = []
     if state.get("NeedDaemonReload") == "yes":
-        found.append(f"{manager.name} was edited since systemd read it: the restart will use the new text")
-    if not manager.skip_supported:
-        found.append(
-            f"{manager.name} cannot be given {manager.skip_option}: its ExecStart is not understood "
+        said.append(f"{manager.name} was edited since systemd read it: the restart will use the new text")
+    if not manager.takes_options:
+        said.append(
+            f"{manager.name} cannot be given {found.own_options[0]}: its ExecStart is not understood "
             f"({'; '.join(starts) or 'none'})"
         )
     if manager.dependents:
-        found.append(f"systemd stops {', '.join(manager.dependents)} together with {manager.name}")
-    return found
+        said.append(f"systemd stops {', '.join(manager.dependents)} together with {manager.name}")
+    limit = _seconds(state.get("TimeoutStopUSec", "infinity"))
+    if limit < found.shutdown_timeout and state.get("SendSIGKILL") == "yes":
+        said.append(
+            f"systemd kills {manager.name} {limit:g} s after it was asked to stop (TimeoutStopSec=, SendSIGKILL=yes), "
+            f"sooner than replica_backup_shutdown_timeout ({found.shutdown_timeout:g} s). The backup lifts that for "
+            f"its own stop. For every other one: systemctl edit {manager.name}, then [Service] TimeoutStopSec=infinity"
+        )
+    return said
+
+
+_SPAN = re.compile(r"([\d.]+)(y|month|w|d|h|min|s|ms|us)\b")
+_SPAN_UNITS = {
+    "us": 1e-6,
+    "ms": 1e-3,
+    "s": 1.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+    "w": 604800.0,
+    "month": 2629800.0,
+    "y": 31557600.0,
+}
+
+
+def _seconds(span: str) -> float:
+    """A time span as systemctl prints it, such as ``1min 30s``; ``infinity`` as well."""
+    if span == "infinity":
+        return math.inf
+    return sum(float(number) * _SPAN_UNITS[unit] for number, unit in _SPAN.findall(span))

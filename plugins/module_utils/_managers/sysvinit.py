@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _server
@@ -48,18 +49,18 @@ class SysVinit(by_hand.ByHand):
         launch.spawn(self._launch("stop"), [], self._output)
         return True
 
-    def start(self, *, skip_replication: bool) -> None:
+    def start(self, options: t.Sequence[str] = ()) -> None:
         if self._is_running():
             return
-        if skip_replication and not self.skip_supported:
+        if options and not self.takes_options:
             raise ReplicaBackupError(
                 f"{self.name} does not hand options on to the server",
                 found=f"no use of its arguments in {self.name}",
-                expected=f"that '{self.name} start {self.skip_option}' reaches the server",
+                expected=f"that '{self.name} start {' '.join(options)}' reaches the server",
                 server_state="stopped",
                 next_command=f"{self.name} start",
             )
-        pid = launch.spawn(self._launch("start"), [self.skip_option] if skip_replication else [], self._output)
+        pid, self._complaint = launch.spawn(self._launch("start"), options, self._output, scope=True)
         # The script is done when the server answers or has failed; a server slower than that is waited for elsewhere.
         limit = time.monotonic() + _SCRIPT_TIMEOUT
         while _server.read_process(pid) is not None and time.monotonic() < limit:
@@ -108,11 +109,10 @@ def find(found: Found, *, required: bool) -> ServiceManager | None:
         warnings.append(f"{script} kills servers by force when its stop is slow: SQL SHUTDOWN is used instead")
     hands_on = init_script.hands_on(script)
     if not hands_on:
-        warnings.append(f"{script} does not hand {found.skip_option} on to the server")
+        warnings.append(f"{script} does not hand {found.own_options[0]} on to the server")
     return SysVinit(
         name=script,
-        skip_option=found.skip_option,
-        skip_supported=hands_on,
+        takes_options=hands_on,
         state_dir=found.state_dir,
         datadir=found.datadir,
         pid_file=found.pid_file,

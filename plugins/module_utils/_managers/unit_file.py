@@ -52,11 +52,11 @@ def exec_start(cat: str, own_file: str) -> list[str]:
     return values
 
 
-def with_option(commands: t.Sequence[str], option: str) -> str | None:
-    """The one ExecStart value with ``option`` for the server, or ``None`` when the command is not understood."""
+def with_options(commands: t.Sequence[str], options: t.Sequence[str]) -> str | None:
+    """The one ExecStart value with ``options`` for the server, or ``None`` when the command is not understood."""
     if len(commands) != 1 or re.search(r"\s;(?:\s|\Z)", _without_quoted(commands[0])):
         return None
-    command = commands[0]
+    command, option = commands[0], " ".join(options)
     shell = _SHELL_COMMAND.fullmatch(command)
     if shell is None:
         unquoted = SERVER_WORD.search(command) and not re.match(r"[@:+!|-]*\S*/(?:ba|da)?sh\s", command)

@@ -35,14 +35,13 @@ class Unmanaged(by_hand.ByHand):
     def request_stop(self) -> bool:
         return False
 
-    def start(self, *, skip_replication: bool) -> None:
+    def start(self, options: t.Sequence[str] = ()) -> None:
         if self._is_running():
             return
         if self.guardian is not None:
             # Two of them over one data directory would fight.
             _server.wait_gone(self.guardian, 30, poll=by_hand.POLL)
-        options = [self.skip_option] if skip_replication else []
-        self._started = launch.spawn(self.launch, options, self._output)
+        self._started, self._complaint = launch.spawn(self.launch, options, self._output, scope=True)
 
     def failure(self) -> str | None:
         if self._started is None or _server.read_process(self._started) is not None:
@@ -86,8 +85,7 @@ def _unmanaged(found: Found, kind: str, start: Launch, guardian: ServerProcess |
         kind=kind,
         name=shlex.join(start.argv),
         launch=start,
-        skip_option=found.skip_option,
-        skip_supported=True,
+        takes_options=True,
         state_dir=found.state_dir,
         datadir=found.datadir,
         pid_file=found.pid_file,
@@ -106,8 +104,8 @@ def _again(found: Found, process: ServerProcess) -> Launch:
             next_command="run the play with become: true",
         )
     start = launch.of_process(process, process.cwd or found.datadir)
-    # The option of a start for which threads had to stay stopped is not part of how the server is started.
-    start = replace(start, argv=tuple(word for word in start.argv if word != found.skip_option))
+    # What an earlier start of ours added is not part of how the server is started.
+    start = replace(start, argv=tuple(word for word in start.argv if word not in found.own_options))
     # The server has left the directory it was started in; its shell's is still in its environment.
     started_in = re.search(r"(?:\A|\0)PWD=([^\0]+)", _server.proc_text(process.pid, "environ"))
     directories = [start.cwd] + ([started_in.group(1)] if started_in else [])

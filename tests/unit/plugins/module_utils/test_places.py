@@ -556,15 +556,40 @@ def test_what_may_not_be_read(tmp_path: Path) -> None:
 
 def test_required_files(root: Path) -> None:
     touch(
-        root, "data/open.MYD", "log/err", "log/out", "tmp/sort", "tmp/#sql1.ibd", "files/export", "stray", "data/ibtmp1"
+        root,
+        "data/open.MYD",
+        "log/err",
+        "log/err.00.json",
+        "log/sql",
+        "log/out",
+        "tmp/sort",
+        "tmp/#sql1.ibd",
+        "files/export",
+        "stray",
+        "data/ibtmp1",
     )
     (root / "pipe").mkdir()
     os.mkfifo(root / "pipe/fifo")
-    opened = ("data/open.MYD", "log/err", "log/out", "tmp/sort", "files/export", "stray", "pipe/fifo", "data/ibtmp1")
+    opened = (
+        "data/open.MYD",
+        "log/err",
+        "log/err.00.json",
+        "log/sql",
+        "log/out",
+        "tmp/sort",
+        "files/export",
+        "stray",
+        "pipe/fifo",
+        "data/ibtmp1",
+    )
     discovery = plan_places(
         facts(
             root,
-            {"log_error": f"{root}/log/err", "secure_file_priv": f"{root}/files/"},
+            {
+                "log_error": f"{root}/log/err",
+                "sql_error_log_filename": f"{root}/log/sql",
+                "secure_file_priv": f"{root}/files/",
+            },
             dictionary_files=("./db/t.ibd", f"{root}/tmp/#sql1.ibd", "./ibtmp1", "./db/lost.ibd"),
             open_files=(*(f"{root}/{name}" for name in opened), "/proc/pressure/memory"),
             log_files=(f"{root}/log/out",),

@@ -45,6 +45,7 @@ from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_util
 
 FIXTURES = Path(__file__).parent / "fixtures" / "systemd"
 SKIP = "--skip-slave-start"
+OWN_OPTIONS = (SKIP, "--read_only=On")
 OWN = "/run/systemd/system/mariadb.service.d/zz-replica-backup.conf"
 
 REPLAY = """#!{python}
@@ -108,7 +109,7 @@ def _detect_recorded(
         requested=requested,
         name=name,
         variables={"datadir": "/var/lib/mysql/", "pid_file": "/run/mysqld/mysqld.pid"},
-        skip_option=SKIP,
+        own_options=OWN_OPTIONS,
         state_dir="/nowhere",
     )
 
@@ -165,7 +166,7 @@ GALERA = (
 def test_the_start_command_of_recorded_units(file: str, command: str, with_option: str) -> None:
     cat = (FIXTURES / file).read_text(encoding="utf-8")
     assert unit_file.exec_start(cat, OWN) == [command]
-    assert unit_file.with_option([command], SKIP) == with_option
+    assert unit_file.with_options([command], [SKIP]) == with_option
     ours = f"{cat}\n# {OWN}\n[Service]\nExecStart=\nExecStart=/usr/sbin/mariadbd --ours\n"
     assert unit_file.exec_start(ours, OWN) == [command], "our own drop-in does not count"
 
@@ -208,7 +209,7 @@ def test_reading_unit_files(text: str, expected: list[str]) -> None:
     ],
 )
 def test_where_the_option_goes(commands: list[str], expected: str | None) -> None:
-    assert unit_file.with_option(commands, "--o") == expected
+    assert unit_file.with_options(commands, ["--o"]) == expected
 
 
 def test_a_recorded_host_is_recognised(replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +219,7 @@ def test_a_recorded_host_is_recognised(replay: Replay, monkeypatch: pytest.Monke
     assert manager.to_dict() == record["manager"]
     assert manager.to_dict()["wakers"] == ["mariadb.socket"]
     assert manager.to_dict()["dependents"] == ["app.service"]
-    assert manager.skip_supported
+    assert manager.takes_options
     assert _service.from_dict(json.loads(json.dumps(manager.to_dict()))) == manager
 
 
@@ -226,7 +227,7 @@ def test_a_unit_that_is_not_understood_is_known_before_the_stop(
     replay: Replay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager = _detect_recorded(monkeypatch, replay.load("detect-odd"))
-    assert not manager.skip_supported
+    assert not manager.takes_options
     assert SKIP in manager.warnings[0]
 
 
@@ -280,7 +281,7 @@ def test_a_process_in_a_foreign_unit_is_not_systemds(replay: Replay, monkeypatch
         _detect_recorded(monkeypatch, record, "systemd")
     record = _edited(replay, "mariadbd", "sshd")
     record["process"]["pid"] += 1
-    found = Found(ServerProcess.from_dict(record["process"]), None, {}, SKIP, "")
+    found = Found(ServerProcess.from_dict(record["process"]), None, {}, OWN_OPTIONS, "", 1800.0)
     assert systemd.find(found, required=False) is None
 
 
@@ -290,7 +291,12 @@ def test_without_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert process is not None
     with pytest.raises(RefusedError, match="not run by systemd"):
         _service.detect(
-            process=process, requested="systemd", name=None, variables={}, skip_option=SKIP, state_dir=str(tmp_path)
+            process=process,
+            requested="systemd",
+            name=None,
+            variables={},
+            own_options=OWN_OPTIONS,
+            state_dir=str(tmp_path),
         )
 
 
@@ -347,13 +353,13 @@ def test_start_without_replication_and_back_to_normal(replay: Replay) -> None:
     # As hold() left it.
     replay.drop_in.parent.mkdir()
     replay.drop_in.write_text("[Service]\nTimeoutStopSec=infinity\n")
-    manager.start(skip_replication=True)
+    manager.start([SKIP])
     lines = replay.drop_in.read_text().splitlines()
     assert lines[1:3] == ["[Service]", "ExecStart="]
     assert lines[3].startswith("ExecStart=/usr/sbin/mariadbd ") and lines[3].endswith(f" {SKIP}")
     assert len(lines) == 4, "the limit on the stop is the unit's own again"
     assert manager.failure() is None
-    manager.start(skip_replication=True)
+    manager.start([SKIP])
     assert manager.after_start() == ["removed the run-time settings of mariadb.service"]
     assert not replay.drop_in.parent.exists()
     assert manager.after_start() == []
@@ -369,7 +375,7 @@ def test_a_start_that_cannot_skip_says_so(replay: Replay) -> None:
     answers[1]["stdout"] = cat.replace("/usr/sbin/mariadbd", "/opt/wrapper")
     replay._calls.write_text(json.dumps(answers))
     with pytest.raises(ReplicaBackupError, match="cannot be started with") as caught:
-        _service.from_dict(record["manager"]).start(skip_replication=True)
+        _service.from_dict(record["manager"]).start([SKIP])
     assert caught.value.next_command == "systemctl start mariadb.service"
 
 
@@ -378,7 +384,7 @@ def test_a_failed_start_is_seen(replay: Replay) -> None:
     replay.drop_in.parent.mkdir()
     replay.drop_in.write_text("")
     (replay.drop_in.parent / "someone-elses.conf").write_text("")
-    manager.start(skip_replication=False)
+    manager.start()
     assert not replay.drop_in.exists()
     assert replay.drop_in.parent.exists()
     failure = manager.failure()
@@ -408,10 +414,10 @@ def test_failing_commands_are_shown(replay: Replay) -> None:
     "data",
     [
         {},
-        {"kind": "upstart", "name": "x", "skip_option": "", "skip_supported": True, "warnings": [], "state_dir": "",
+        {"kind": "upstart", "name": "x", "takes_options": True, "warnings": [], "state_dir": "",
          "datadir": "", "pid_file": None, "guardian": None},
-        {"kind": "systemd", "name": "x", "skip_option": "", "skip_supported": True, "warnings": None},
-        {"kind": "none", "name": "x", "skip_option": "", "skip_supported": True, "warnings": [], "state_dir": "",
+        {"kind": "systemd", "name": "x", "takes_options": True, "warnings": None},
+        {"kind": "none", "name": "x", "takes_options": True, "warnings": [], "state_dir": "",
          "datadir": "", "pid_file": None, "guardian": None, "launch": {"argv": []}},
     ],
 )  # fmt: skip
@@ -449,7 +455,7 @@ def _detect(server: RealServer, state_dir: Path, requested: str = "auto", name: 
         requested=requested,
         name=name,
         variables=server.variables(),
-        skip_option=SKIP,
+        own_options=OWN_OPTIONS,
         state_dir=str(state_dir),
     )
     assert _service.from_dict(json.loads(json.dumps(manager.to_dict()))) == manager
@@ -470,7 +476,7 @@ def test_a_server_started_by_hand_comes_back_as_it_was(
     child = real.start()
     before = _find(real)
     manager = _detect(real, tmp_path)
-    assert (manager.kind, manager.warnings, manager.skip_supported) == ("none", (), True)
+    assert (manager.kind, manager.warnings, manager.takes_options) == ("none", (), True)
     assert manager.hold() == [] and manager.request_stop() is False
     assert "secret" not in json.dumps(manager.to_dict())
     assert manager.status().endswith(f"runs as process {child.pid}")
@@ -482,7 +488,7 @@ def test_a_server_started_by_hand_comes_back_as_it_was(
     assert manager.wait_stopped(60) >= 0
     assert manager.status().endswith("is not running")
     again = _service.from_dict(manager.to_dict())
-    again.start(skip_replication=True)
+    again.start([SKIP])
     real.wait_ready()
     after = _find(real)
     assert after.argv == (*before.argv, SKIP)
@@ -497,11 +503,11 @@ def test_a_server_started_by_hand_comes_back_as_it_was(
     assert again.failure() is None
     assert again.after_start() == [] and again.release() == []
 
-    again.start(skip_replication=False)
+    again.start()
     assert _find(real) == after, "it ran already"
     real.shutdown()
     _server.wait_gone(after, 60)
-    manager.start(skip_replication=False)
+    manager.start()
     real.wait_ready()
     assert SKIP not in _find(real).argv
 
@@ -521,7 +527,7 @@ def test_a_server_that_does_not_come_up_tells_why(
     real.shutdown()
     _server.wait_gone(process, 60)
     manager = _service.from_dict(record)
-    manager.start(skip_replication=False)
+    manager.start()
     failure = None
     while failure is None:
         failure = manager.failure()
@@ -531,11 +537,11 @@ def test_a_server_that_does_not_come_up_tells_why(
 
     record["launch"]["executable"] = str(tmp_path)
     with pytest.raises(ReplicaBackupError, match="cannot be executed") as caught:
-        _service.from_dict(record).start(skip_replication=False)
+        _service.from_dict(record).start()
     assert "PermissionError" in str(caught.value.found)
     record["launch"]["cwd"] = "/absent-directory"
     with pytest.raises(ReplicaBackupError, match="FileNotFoundError"):
-        _service.from_dict(record).start(skip_replication=False)
+        _service.from_dict(record).start()
 
 
 GUARDIAN = """#!/bin/sh
@@ -590,7 +596,7 @@ def test_mysqld_safe_is_repeated_and_waited_for(real: RealServer, tmp_path: Path
     manager.wait_stopped(60, on_poll=seen.append)
     assert seen
     child.wait()
-    manager.start(skip_replication=True)
+    manager.start([SKIP])
     real.wait_ready()
     process = _find(real)
     assert process.argv[-1] == SKIP
@@ -644,7 +650,7 @@ def test_a_server_in_a_container_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(_server, "proc_text", lambda pid, file: "Name:\tmariadbd\nNSpid:\t4242\t60\n")
     with pytest.raises(RefusedError, match="container"):
         _service.detect(
-            process=process, requested="auto", name=None, variables={}, skip_option=SKIP, state_dir=str(tmp_path)
+            process=process, requested="auto", name=None, variables={}, own_options=OWN_OPTIONS, state_dir=str(tmp_path)
         )
 
 
@@ -683,7 +689,7 @@ def test_the_directory_of_the_start_is_found_in_the_environment(
     real.start()
     process = replace(_find(real), argv=("mariadbd", "--defaults-file=my.cnf"))
     arguments: dict[str, t.Any] = {
-        "requested": "none", "name": None, "variables": real.variables(), "skip_option": SKIP, "state_dir": "/",
+        "requested": "none", "name": None, "variables": real.variables(), "own_options": OWN_OPTIONS, "state_dir": "/",
     }  # fmt: skip
     assert _service.detect(process=process, **arguments).to_dict()["launch"]["cwd"] == str(real.base)
     config.unlink()
@@ -712,7 +718,7 @@ def test_a_start_never_keeps_roots_rights_for_an_ordinary_account(tmp_path: Path
         limits=(("RLIMIT_NOFILE", 500, 500), ("RLIMIT_CORE", 0, 0)),
         output=str(log),
     )
-    pid = launch.spawn(start, [], str(tmp_path / "unused"))
+    pid = launch.spawn(start, [], str(tmp_path / "unused")).pid
     while _server.read_process(pid) is not None:
         time.sleep(0.01)
     # 0, 1, 2 and the directory that ls lists, with one line of its total.
@@ -720,7 +726,7 @@ def test_a_start_never_keeps_roots_rights_for_an_ordinary_account(tmp_path: Path
     log.unlink()
     log.symlink_to("/etc/passwd")
     before = Path("/etc/passwd").read_bytes()
-    pid = launch.spawn(replace(start, uid=0), [], str(tmp_path / "unused"))
+    pid = launch.spawn(replace(start, uid=0), [], str(tmp_path / "unused")).pid
     while _server.read_process(pid) is not None:
         time.sleep(0.01)
     assert Path("/etc/passwd").read_bytes() == before, "no link is followed"
@@ -763,21 +769,21 @@ def test_an_init_script_stops_and_starts(real: RealServer, script_file: Path, tm
     real.wait_ready()
     process = _find(real)
     manager = _detect(real, tmp_path)
-    assert (manager.kind, manager.name, manager.skip_supported, manager.warnings) == (
+    assert (manager.kind, manager.name, manager.takes_options, manager.warnings) == (
         "sysvinit", str(script_file), True, (),
     )  # fmt: skip
     assert manager.hold() == []
     assert manager.request_stop() is True
     _server.wait_gone(process, 60)
     manager.wait_stopped(60)
-    manager.start(skip_replication=True)
+    manager.start([SKIP])
     real.wait_ready()
     after = _find(real)
     assert after.argv[-1] == SKIP
     assert manager.failure() is None
     assert manager.after_start() == [] and manager.release() == []
     assert manager.status().endswith(f"runs as process {after.pid}")
-    manager.start(skip_replication=True)
+    manager.start([SKIP])
     assert _find(real) == after
 
 
@@ -812,17 +818,17 @@ def test_a_script_that_kills_is_not_used_for_the_stop(
     script_file.write_text(script.replace("kill -TERM", "killall -9 mariadbd; kill -TERM").replace('"$@"', ""))
     manager = _detect(real, tmp_path)
     assert manager.request_stop() is False
-    assert not manager.skip_supported
+    assert not manager.takes_options
     assert len(manager.warnings) == 2
     process = _find(real)
     real.shutdown()
     _server.wait_gone(process, 60)
     manager.wait_stopped(60)
     with pytest.raises(ReplicaBackupError, match="does not hand options on"):
-        manager.start(skip_replication=True)
+        manager.start([SKIP])
     script_file.write_text("#!/bin/sh\necho no room >&2\nexit 1\n")
     assert manager.failure() is None, "nobody asked it to start"
-    manager.start(skip_replication=False)
+    manager.start()
     assert manager.failure() is None, "a server may still appear"
     monkeypatch.setattr(by_hand, "_GRACE", 0)
     failure = manager.failure()
@@ -857,5 +863,5 @@ def test_units_made_from_init_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
         return True
 
     monkeypatch.setattr(init_script, "hands_on", hands_on)
-    assert unit_file.with_option(["/etc/init.d/mysql start"], SKIP) == f"/etc/init.d/mysql start {SKIP}"
+    assert unit_file.with_options(["/etc/init.d/mysql start"], [SKIP]) == f"/etc/init.d/mysql start {SKIP}"
     assert asked == ["/etc/init.d/mysql"]

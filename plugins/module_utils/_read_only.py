@@ -1,0 +1,65 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The read-only switches: a server that refused writes refuses them from its first moment after the restart, too.
+
+What was switched on with SET GLOBAL is in no option file. SQL can only put it back when clients can connect already.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import QueryError, Session
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
+
+# In the order of putting back: off, the first leaves the second as it is; on, it switches the second on as well.
+_SWITCHES = ("super_read_only", "read_only")
+
+
+@dataclass(frozen=True)
+class ReadOnly:
+    """``switches``: value by name, of those that the server has. ``options``: what a start takes to keep those on."""
+
+    switches: t.Mapping[str, str]
+    options: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, t.Any]:
+        return {"switches": dict(self.switches), "options": list(self.options)}
+
+    @classmethod
+    def from_dict(cls, data: t.Mapping[str, t.Any]) -> ReadOnly:
+        return cls(dict(data["switches"]), tuple(str(option) for option in data["options"]))
+
+
+def capture(session: Session, dialect: Dialect, variables: t.Mapping[str, str]) -> ReadOnly:
+    """Read them. ``variables`` is SHOW GLOBAL VARIABLES."""
+    switches = {name: variables[name] for name in _SWITCHES if name in variables}
+    on = [name for name, value in switches.items() if value.upper() != "OFF" and name in dialect.read_only_options]
+    if not on or not _set_at_run_time(session, dialect, on):
+        return ReadOnly(switches)
+    return ReadOnly(switches, tuple(dialect.read_only_options[name] for name in on))
+
+
+def _set_at_run_time(session: Session, dialect: Dialect, names: t.Iterable[str]) -> bool:
+    """Whether a restart would lose one of them; taken to be so when the server cannot say."""
+    query = dialect.changed_settings
+    if query is None:
+        return True
+    try:
+        changed = {str(row["name"]).lower() for row in session.query(query)}
+    except QueryError:
+        return True
+    return not changed.isdisjoint(names)
+
+
+def put_back(session: Session, before: ReadOnly) -> list[str]:
+    """Set those that are not as before; what was done."""
+    done = []
+    for name, value in before.switches.items():
+        wanted = {"ON": "1", "OFF": "0"}.get(value.upper(), value)
+        if str(session.scalar(f"SELECT @@GLOBAL.{name}")) not in (wanted, value):
+            session.execute(f"SET GLOBAL {name} = %s", (int(wanted) if wanted.isdigit() else wanted,))
+            done.append(f"set {name} back to {value}")
+    return done
