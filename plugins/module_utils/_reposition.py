@@ -297,14 +297,18 @@ def _domains(gtids: str) -> dict[int, int]:
 # -- the plan --------------------------------------------------------------------------------------------------------
 
 
+def _gtid_mode(gtid: t.Mapping[str, str]) -> str:
+    """From the ``gtid`` of a channel, live or recorded; each family has its own key there."""
+    using = gtid.get("using", "").lower()
+    if using in ("slave_pos", "current_pos"):
+        return using
+    return "auto_position" if gtid.get("auto_position") == "1" else ""
+
+
 def coordinates_of(replica: Replica, channel: Channel) -> Coordinates:
     """From the status of the running server, which takes them from relay-log.info or its table and tells them also when
     the relay logs are gone."""
-    if replica.dialect.family == "mariadb":
-        using = channel.gtid.get("using", "").lower()
-        gtid = using if using in ("slave_pos", "current_pos") else ""
-    else:
-        gtid = "auto_position" if channel.gtid.get("auto_position") == "1" else ""
+    gtid = _gtid_mode(channel.gtid)
     kind = replica.dialect.repository_kind(replica.variables, "applier")
     return Coordinates(channel.source_log_file, channel.source_log_pos, gtid, f"the running server ({kind} repository)")
 
@@ -569,6 +573,8 @@ def _from_manifest(
                 coordinates,
                 log_file=str(entry.get("source_log_file") or ""),
                 log_pos=int(entry.get("source_log_pos") or 0),
+                # RESET leaves MariaDB with Slave_Pos, so what the server says now may be no more than that.
+                gtid=_gtid_mode(entry["gtid"]) if entry.get("gtid") else coordinates.gtid,
                 origin="the backup's manifest",
             )
     raise RefusedError(

@@ -19,6 +19,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _r
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.tests.lab.flavors import Flavor, MariaDB, MySQL56
+from ansible_collections.mysql_ops.replica_backup.tests.lab.fleet import Fleet
 from ansible_collections.mysql_ops.replica_backup.tests.lab.local import (
     REPLICATION_PASSWORD,
     REPLICATION_USER,
@@ -26,6 +27,7 @@ from ansible_collections.mysql_ops.replica_backup.tests.lab.local import (
     Server,
     Topology,
 )
+from ansible_collections.mysql_ops.replica_backup.tests.lab.playbook import run_playbook
 from ansible_collections.mysql_ops.replica_backup.tests.lab.scratch import CHECKOUT
 
 _GTID = {"gtid_mode": "ON", "enforce_gtid_consistency": "ON"}
@@ -108,6 +110,17 @@ class Case:
         assert self.replica.checksums() == self.source.checksums()
 
 
+def prepare(case: Case) -> None:
+    """The account that looks at the source, and tables in which a transaction lost or applied twice shows."""
+    rights = "BINLOG MONITOR" if case.topology.flavor.family == "mariadb" else "REPLICATION CLIENT"
+    case.source.query("CREATE USER looker@'127.0.0.1' IDENTIFIED BY 'looks'")
+    case.source.query(f"GRANT {rights}, REPLICATION SLAVE ON *.* TO looker@'127.0.0.1'")
+    case.source.query("CREATE DATABASE d")
+    case.source.query("CREATE TABLE d.t (a INT PRIMARY KEY AUTO_INCREMENT)")
+    case.source.query("CREATE TABLE d.sum (n INT NOT NULL)")
+    case.source.query("INSERT INTO d.sum VALUES (0)")
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def shared(request: pytest.FixtureRequest) -> Iterator[Case]:
     root = CHECKOUT / ".test" / "lab" / uuid.uuid4().hex[:8]
@@ -117,13 +130,7 @@ def shared(request: pytest.FixtureRequest) -> Iterator[Case]:
         if kind.change:
             for statement in ("STOP SLAVE", kind.change, "START SLAVE"):
                 topology.replicas[0].query(statement)
-        rights = "BINLOG MONITOR" if topology.flavor.family == "mariadb" else "REPLICATION CLIENT"
-        case.source.query("CREATE USER looker@'127.0.0.1' IDENTIFIED BY 'looks'")
-        case.source.query(f"GRANT {rights}, REPLICATION SLAVE ON *.* TO looker@'127.0.0.1'")
-        case.source.query("CREATE DATABASE d")
-        case.source.query("CREATE TABLE d.t (a INT PRIMARY KEY AUTO_INCREMENT)")
-        case.source.query("CREATE TABLE d.sum (n INT NOT NULL)")
-        case.source.query("INSERT INTO d.sum VALUES (0)")
+        prepare(case)
         yield case
 
 
@@ -271,8 +278,11 @@ def test_a_statement_that_fails_loses_nothing(case: Case, monkeypatch: pytest.Mo
     assert coordinates.endswith(f"{stood['Relay_Master_Log_File']}:{stood['Exec_Master_Log_Pos']}")
     assert caught.value.next_command is not None and "START SLAVE" in caught.value.next_command
     recorded = ({"name": "", "source_log_file": stood["Relay_Master_Log_File"],
-                 "source_log_pos": stood["Exec_Master_Log_Pos"]},)  # fmt: skip
+                 "source_log_pos": stood["Exec_Master_Log_Pos"],
+                 "gtid": {"using": stood.get("Using_Gtid", ""), "auto_position": str(stood.get("Auto_Position", 0))}},)  # fmt: skip
     heal(case, manifest_channels=recorded, force=True)
+    column, mode = case.kind.mode
+    assert case.status().get(column, 0) == mode
 
 
 def test_a_source_that_purged_what_is_needed(shared: Case) -> None:
@@ -322,3 +332,37 @@ def test_a_named_connection_of_mariadb_is_healed_by_the_server_alone(tmp_path: t
         assert [(c["name"], c["needed"]) for c in result["channels"]] == [("the other", False)]
         case.write(3)
         case.in_step()
+
+
+def test_the_playbook_says_and_then_heals(make_fleet: t.Callable[..., Fleet]) -> None:
+    fleet = make_fleet(replicas=1)
+    case = Case(fleet.topology, KINDS["mariadb-gtid"])
+    prepare(case)
+    case.write(3)
+    fleet.topology.wait_caught_up()
+    inventory = fleet.inventory(
+        replica_reposition_login_user="root",
+        replica_reposition_config_file="",
+        replica_reposition_login_unix_socket=str(case.replica.socket),
+        replica_reposition_state_dir=str(fleet.root / "state" / "replica1"),
+        replica_reposition_source_login_user="looker",
+        replica_reposition_source_login_password="looks",
+    )
+    well = run_playbook("reposition", inventory)
+    assert well.status == 0, well.output
+    assert "its relay logs are there" in well.output
+    case.lose_relay_logs()
+    said = run_playbook("reposition", inventory)
+    assert said.status == 0, said.output
+    assert "CHANGE MASTER '' TO MASTER_USE_GTID = slave_pos;" in said.output
+    assert case.status()["Slave_SQL_Running"] == "No"
+    checked = run_playbook("reposition", inventory, "--check", extra_vars={"replica_reposition_execute": "true"})
+    assert checked.status == 0 and "changed=1" in checked.output, checked.output
+    assert case.status()["Slave_SQL_Running"] == "No"
+    healed = run_playbook("reposition", inventory, extra_vars={"replica_reposition_execute": "true"})
+    assert healed.status == 0 and "changed=1" in healed.output, healed.output
+    case.in_step()
+    nobody = run_playbook("reposition", inventory, extra_vars={"replica_reposition_hosts": "nobody_here"})
+    assert nobody.status != 0 and "Nobody to reposition. replica_reposition_hosts" in nobody.output
+    for run in (well, said, checked, healed):
+        assert "looks" not in run.output
