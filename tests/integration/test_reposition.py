@@ -277,9 +277,10 @@ def test_a_statement_that_fails_loses_nothing(case: Case, monkeypatch: pytest.Mo
     coordinates = caught.value.facts["coordinates"]
     assert coordinates.endswith(f"{stood['Relay_Master_Log_File']}:{stood['Exec_Master_Log_Pos']}")
     assert caught.value.next_command is not None and "START SLAVE" in caught.value.next_command
+    mode_then = {"using": stood.get("Using_Gtid", ""), "auto_position": str(stood.get("Auto_Position", 0))}
     recorded = ({"name": "", "source_log_file": stood["Relay_Master_Log_File"],
                  "source_log_pos": stood["Exec_Master_Log_Pos"],
-                 "gtid": {"using": stood.get("Using_Gtid", ""), "auto_position": str(stood.get("Auto_Position", 0))}},)  # fmt: skip
+                 "gtid": mode_then},)  # fmt: skip
     heal(case, manifest_channels=recorded, force=True)
     column, mode = case.kind.mode
     assert case.status().get(column, 0) == mode
