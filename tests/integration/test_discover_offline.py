@@ -82,7 +82,7 @@ def names(result: Result) -> set[str]:
 
 def state_of_disk(directory: Path) -> dict[str, tuple[int, ...]]:
     """Everything that a change, or a file that came and went, leaves a trace in."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for path in (directory, *directory.rglob("*")):
         status = path.lstat()
         found[str(path)] = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
