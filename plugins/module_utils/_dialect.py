@@ -183,6 +183,14 @@ class Dialect:
         names = ("slave_parallel_threads",) if self._mariadb else self.parallel_workers_variables
         return next((int(variables[name]) for name in names if name in variables), 0)
 
+    def applier_waits_for_whole_transactions(self, variables: t.Mapping[str, str]) -> bool:
+        """STOP waits up to 60 s for the rest of a transaction of which a part was downloaded.
+
+        MySQL with a multi-threaded applier, whatever the engine of the tables (seen on 5.6.24: SLAVE_WAIT_GROUP_DONE of
+        rpl_slave.cc, which all versions have); others drop the part at once.
+        """
+        return not self._mariadb and self.applier_workers(variables) > 0
+
     def keeps_commit_order(self, variables: t.Mapping[str, str]) -> bool:
         """Transactions become visible in the source's order, whatever number of threads applies them.
 

@@ -12,7 +12,7 @@ import typing as t
 import uuid
 from pathlib import Path
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _discovery, _start, _stop
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _start, _stop
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._guards import Policy

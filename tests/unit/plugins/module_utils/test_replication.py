@@ -142,6 +142,49 @@ def test_quiesce_order() -> None:
     assert not channels[0].applier_started
 
 
+def test_an_applier_that_waits_for_the_rest_of_a_transaction_is_given_it() -> None:
+    """Recorded from MySQL 5.6 with four workers, whose receiver was stopped between two events of a transaction."""
+    running = row("mysql_5_6")
+    inside = row("mysql_5_6", Slave_IO_Running="No", Exec_Master_Log_Pos=400)
+    looks = [[running], *[[inside]] * 6, [row("mysql_5_6", "stopped")]]
+    scripted = session(*looks, slave_parallel_workers="4")
+    _replication.quiesce(scripted, MYSQL_56, Limits())
+    assert scripted.statements == [
+        "STOP SLAVE IO_THREAD",
+        "START SLAVE IO_THREAD",
+        "STOP SLAVE SQL_THREAD",
+        "STOP SLAVE IO_THREAD",
+    ]
+
+
+def test_temporary_tables_opened_while_the_applier_stopped_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    counts = iter([0, 1, 0, 0])
+    monkeypatch.setattr(_replication, "open_temp_tables", lambda session, dialect: next(counts))
+    scripted = session([row()], [row()], [row()], [row(state="stopped")])
+    _replication.quiesce(scripted, MARIADB, Limits())
+    assert scripted.statements == [
+        "STOP SLAVE %s IO_THREAD",
+        "STOP SLAVE %s SQL_THREAD",
+        "START SLAVE %s SQL_THREAD",
+        "START SLAVE %s IO_THREAD",
+        "STOP SLAVE %s IO_THREAD",
+        "STOP SLAVE %s SQL_THREAD",
+    ]
+
+
+def test_an_applier_that_was_broken_before_is_not_drained() -> None:
+    broken = row(state="stopped", Last_SQL_Errno=1062, Last_SQL_Error="Duplicate entry")
+    assert _replication.quiesce(session([broken]), MARIADB, Limits())[0].applier_error
+
+
+def test_gaps_behind_a_broken_applier_are_an_error() -> None:
+    broken = row("mysql_5_6", "stopped", Exec_Master_Log_Pos=4, Last_SQL_Errno=1062, Last_SQL_Error="Duplicate entry")
+    scripted = session([broken], slave_parallel_workers="4")
+    with pytest.raises(ReplicaBackupError, match=r"gaps.*1062 Duplicate entry"):
+        _replication.quiesce(scripted, MYSQL_56, Limits())
+
+
 def test_a_stopped_thread_is_not_touched() -> None:
     only_io = row(Slave_SQL_Running="No")
     scripted = session([only_io], [only_io], [row(state="stopped")])
