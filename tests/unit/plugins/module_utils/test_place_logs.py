@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import os
+import re
 import typing as t
 from pathlib import Path
 
 import pytest
 
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _load_data
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._place_draft import Draft
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._place_logs import relay_logs, status_files
@@ -156,3 +158,30 @@ def test_where_a_channel_keeps_its_metadata(
     variables: dict[str, str], shown: str, option: str, expected: ChannelFiles
 ) -> None:
     assert channel_files({"datadir": "/d/", **variables}, "C", shown, option) == expected
+
+
+UUID = "6d2c1c5e-0000-11ee-8c99-0242ac120002"
+
+
+@pytest.mark.parametrize(
+    ("variables", "ours", "others"),
+    [
+        # As MariaDB 10.11 names them, the second for the connection "Odd \u00fc/-1".
+        (
+            {"server_id": "2"},
+            ["SQL_LOAD-2-1-1.data", "SQL_LOAD--odd@0020@1o@002f@002d1-2-1-1.data"],
+            ["SQL_LOAD-27-1-1.data", "SQL_LOAD--c-27-1-1.data", f"SQL_LOAD-{UUID}-1-1.data", "SQL_LOAD-2-1-1.data.bak"],
+        ),
+        # MySQL 5.6 and 9.7
+        (
+            {"server_uuid": UUID, "server_id": "2"},
+            [f"SQL_LOAD-{UUID}-1-12.data", f"SQL_LOAD-{UUID}-1-12.info"],
+            ["SQL_LOAD-2-1-1.data", f"SQL_LOAD-{UUID[:-1]}3-1-1.data", f"SQL_LOAD-{UUID}-1.data"],
+        ),
+        # A MariaDB server whose id looks like the beginning of another one's UUID.
+        ({"server_id": "12345678"}, ["SQL_LOAD-12345678-1-1.data"], [f"SQL_LOAD-12345678{UUID[8:]}-1-1.data"]),
+    ],
+)
+def test_load_files_of_this_server(variables: dict[str, str], ours: list[str], others: list[str]) -> None:
+    pattern = re.compile(_load_data.own_pattern(variables))
+    assert [name for name in (*ours, *others) if pattern.fullmatch(name)] == ours
