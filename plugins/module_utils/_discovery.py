@@ -51,6 +51,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server_f
 # A statement that ends between two looks (a dropped table, a finished export) is forgiven; what stays is an error.
 _LOOKS = 3
 _PAUSE_SECONDS = 0.3
+_SHOWN_WARNINGS = 50
 _CHANNEL_TLS = ("source_ssl_ca_file", "source_ssl_cert", "source_ssl_key", "source_ssl_crl")
 
 # Facts of the server, warnings.
@@ -365,5 +366,12 @@ def result_of(discovery: Discovery, summary: Summary) -> dict[str, t.Any]:
             for rule in discovery.exclusions
             if rule.match == "pattern" or fs.lstat(rule.path) is not None
         ],
-        "warnings": [fs.printable(warning) for warning in discovery.warnings],
+        "warnings": _bounded(discovery.warnings),
     }
+
+
+def _bounded(warnings: t.Sequence[str]) -> list[str]:
+    """A broken link makes a warning, and there may be one for every table. The head of the list has them all."""
+    shown = [fs.printable(warning) for warning in warnings[:_SHOWN_WARNINGS]]
+    left = len(warnings) - len(shown)
+    return [*shown, f"{left} more warnings like these are in the first line of the list"] if left else shown
