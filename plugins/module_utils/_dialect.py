@@ -132,6 +132,11 @@ class Dialect:
         return ("replica_parallel_workers", "slave_parallel_workers")
 
     @property
+    def has_server_uuid(self) -> bool:
+        """``server_uuid``, kept in ``auto.cnf`` (MySQL 5.6)."""
+        return not self._mariadb and self.version >= (5, 6, 0)
+
+    @property
     def has_ddl_recovery_log(self) -> bool:
         """``ddl_recovery.log`` exists while the server runs, and after a crash (MariaDB 10.6)."""
         return self._mariadb and self.version >= (10, 6, 0)

@@ -464,7 +464,7 @@ def _not_learned(facts: ServerFacts, identity: Identity, start: Start, uuid: str
             "The channels' settings are in tables, which only a running server reads."
             " Certificates and keys that only a channel names are missing",
         )
-    if identity.family == "mysql" and not uuid:
+    if dialect.has_server_uuid and not uuid:
         yield Unknown("server_uuid", "There is no auto.cnf. SQL_LOAD files, which are named by it, are missing")
     load = facts.directory("replica_load_tmpdir", "slave_load_tmpdir")
     if start.private_tmp and any(fs.below(load, path) is not None for path in ("/tmp", "/var/tmp")):
