@@ -122,8 +122,10 @@ def test_every_connection_is_as_it_was(hosts: dict[str, Host]) -> None:
     assert set(then) == set(now) == set(CONNECTIONS)
     assert {then[name]["Slave_SQL_Running"] for name in then} == {"Yes", "No"}
     for name, row in then.items():
-        kept = {key: value for key, value in row.items() if key not in MOVING}
-        assert {key: value for key, value in now[name].items() if key not in MOVING} == kept, name
+        # A server learns the source's number by connecting, and this one has not connected since its start.
+        moving = MOVING | ({"Master_Server_Id"} if row["Slave_IO_Running"] == "No" else set())
+        kept = {key: value for key, value in row.items() if key not in moving}
+        assert {key: value for key, value in now[name].items() if key not in moving} == kept, name
     # At rest from before the backup until now, to the byte.
     for column in ("Exec_Master_Log_Pos", "Read_Master_Log_Pos", "Relay_Log_Pos", "Relay_Log_File"):
         assert now["UPPER lower"][column] == then["UPPER lower"][column]
@@ -168,11 +170,10 @@ def test_a_client_that_never_stops_asking_did_not_wake_the_server(
         assert host.run("systemctl is-active mariadb.service mariadb.socket").split() == ["active", "active"]
 
 
-def test_the_service_is_as_it_was(hosts: dict[str, Host]) -> None:
+def test_the_next_start_is_as_it_was(hosts: dict[str, Host]) -> None:
     for name, drop_in in (("replica1", ""), ("replica2", "/etc/systemd/system/mariadb.service.d/private.conf")):
         shown = hosts[name].run("systemctl show --property=DropInPaths,NeedDaemonReload mariadb").split()
         assert shown == [f"DropInPaths={drop_in}", "NeedDaemonReload=no"]
-        assert "skip" not in hosts[name].run("tr '\\0' ' ' < /proc/$(pidof mariadbd)/cmdline")
 
 
 # --- the sets ----------------------------------------------------------------------------------------
@@ -213,7 +214,8 @@ def test_the_manifest_tells_every_connection(hosts: dict[str, Host], sets: dict[
 
 
 def test_the_set_holds_what_the_load_had_left(hosts: dict[str, Host], sets: dict[str, BackupSet]) -> None:
-    (entry,) = [entry for entry in sets["replica2"].manifest["files"] if entry["place"] == "load_data"]
+    loads = [entry for entry in sets["replica2"].manifest["files"] if entry["place"] == "load_data"]
+    (entry,) = [entry for entry in loads if entry["type"] == "file"]
     assert re.fullmatch(rf"SQL_LOAD-{hosts['replica2'].sql('SELECT @@server_id').strip()}-1-\d+\.data", entry["path"])
     assert entry["sha256"] == hosts["source"].run("sha256sum /var/tmp/words").split()[0]
 
@@ -234,7 +236,7 @@ def lay_down(host: Host, origin: Host, backup: BackupSet) -> None:
     settings = origin.run("cat %s", host.words["lab_settings_file"])
     # Another pid file, as under another name of the service: relay logs are named after it unless told otherwise.
     settings += f"\nserver_id = 9{origin.name[-1]}\nskip_slave_start = ON\npid_file = /run/mysqld/copy.pid\n"
-    host.run("printf %s > %s", settings, host.words["lab_settings_file"])
+    host.run("printf '%%s' %s > %s", settings, host.words["lab_settings_file"])
 
 
 def log_of_last_start(host: Host) -> str:
