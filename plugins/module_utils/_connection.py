@@ -234,7 +234,7 @@ def parse_identity(version_text: str, comment: str = "") -> Identity:
     return Identity(family, (int(match[1]), int(match[2]), int(match[3])), version_text)
 
 
-def _decimal(value: bytes) -> decimal.Decimal:
+def _decimal(value: t.Any) -> decimal.Decimal:
     return decimal.Decimal(value.decode("ascii"))
 
 
