@@ -17,6 +17,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors i
 # Channels that group replication owns; they must not be stopped or started by hand.
 _GROUP_CHANNELS = frozenset({"group_replication_applier", "group_replication_recovery"})
 _POLL = 0.25
+# For the rest of a transaction to arrive and be applied; without it the applier's own limit of 60 s applies.
+_COMPLETION_SECONDS = 15.0
 # Filters that are kept with the connection's settings on disk.
 _STORED_FILTERS = ("replicate_ignore_server_ids", "replicate_do_domain_ids", "replicate_ignore_domain_ids")
 
@@ -276,19 +278,30 @@ def quiesce(session: Session, dialect: Dialect, limits: Limits) -> list[Channel]
 
 def _stop_appliers(session: Session, dialect: Dialect, started: t.Mapping[str, Threads]) -> None:
     """Stop those that were started. The receivers stand still."""
-    in_transaction = set()
+    inside: dict[str, Position] = {}
     if dialect.applier_waits_for_whole_transactions(session.variables()):
-        in_transaction = {c.name for c in read_channels(session, dialect) if c.executed != c.read and not c.delay}
+        channels = read_channels(session, dialect)
+        inside = {c.name: c.executed for c in channels if c.executed != c.read and not c.delay}
     for threads in started.values():
         if not threads.applier:
             continue
         # The receiver was stopped inside a transaction, and the applier would wait for the rest of it.
-        complete = threads.io and threads.name in in_transaction
+        complete = threads.io and threads.name in inside
         if complete:
             session.execute(*dialect.start_thread(threads.name, "io"))
+            _wait_for_progress(session, dialect, threads.name, inside[threads.name])
         session.execute(*dialect.stop_thread(threads.name, "applier"))
         if complete:
             session.execute(*dialect.stop_thread(threads.name, "io"))
+
+
+def _wait_for_progress(session: Session, dialect: Dialect, name: str, executed: Position) -> None:
+    """Until the applier has got over the transaction it was in; told to stop too early, it may still wait for ever."""
+    deadline = time.monotonic() + _COMPLETION_SECONDS
+    while time.monotonic() < deadline:
+        if any(channel.name == name and channel.executed != executed for channel in read_channels(session, dialect)):
+            return
+        time.sleep(_POLL)
 
 
 def _drain(session: Session, dialect: Dialect, started: t.Mapping[str, Threads], limit: float) -> None:

@@ -65,6 +65,7 @@ def session(*looks: list[dict[str, t.Any]], **changes: t.Any) -> t.Any:
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_replication, "_POLL", 0.001)
+    monkeypatch.setattr(_replication, "_COMPLETION_SECONDS", 0.05)
 
 
 FAMILIES = [family for family in ROWS if family != "about"]
@@ -207,7 +208,7 @@ def test_an_applier_that_waits_for_the_rest_of_a_transaction_is_given_it() -> No
     """Recorded from MySQL 5.6 with four workers, whose receiver was stopped between two events of a transaction."""
     running = row("mysql_5_6")
     inside = row("mysql_5_6", Slave_IO_Running="No", Exec_Master_Log_Pos=400)
-    looks = [[running], *[[inside]] * 6, [row("mysql_5_6", "stopped")]]
+    looks = [[running], *[[inside]] * 8, [row("mysql_5_6", "stopped")]]
     scripted = session(*looks, slave_parallel_workers="4")
     _replication.quiesce(scripted, MYSQL_56, Limits())
     assert scripted.statements == [
@@ -216,6 +217,13 @@ def test_an_applier_that_waits_for_the_rest_of_a_transaction_is_given_it() -> No
         "STOP SLAVE SQL_THREAD",
         "STOP SLAVE IO_THREAD",
     ]
+
+
+def test_the_rest_of_a_transaction_that_does_not_come_is_not_waited_for_without_end() -> None:
+    inside = row("mysql_5_6", Slave_IO_Running="No", Exec_Master_Log_Pos=400)
+    scripted = session([inside], slave_parallel_workers="4")
+    _replication._stop_appliers(scripted, MYSQL_56, {"": BOTH})
+    assert scripted.statements == ["START SLAVE IO_THREAD", "STOP SLAVE SQL_THREAD", "STOP SLAVE IO_THREAD"]
 
 
 def test_temporary_tables_opened_while_the_applier_stopped_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +314,7 @@ def test_gaps_of_a_multi_threaded_applier_are_filled() -> None:
     gap = row("mysql_5_6", "stopped", Exec_Master_Log_Pos=4)
     filling = row("mysql_5_6", Slave_IO_Running="No", Exec_Master_Log_Pos=4)
     done = row("mysql_5_6", "stopped")
-    scripted = session([running], [running], [gap], [filling], [done], slave_parallel_workers="4")
+    scripted = session([running], [running], [running], [gap], [filling], [done], slave_parallel_workers="4")
     _replication.quiesce(scripted, MYSQL_56, Limits())
     assert scripted.statements[-1] == "START SLAVE SQL_THREAD UNTIL SQL_AFTER_MTS_GAPS"
 
@@ -315,7 +323,7 @@ def test_gaps_that_are_not_filled_in_time_are_an_error() -> None:
     running = row("mysql_5_6")
     gap = row("mysql_5_6", "stopped", Exec_Master_Log_Pos=4)
     filling = row("mysql_5_6", Slave_IO_Running="No", Exec_Master_Log_Pos=4)
-    scripted = session([running], [running], [gap], [filling], slave_parallel_workers="4")
+    scripted = session([running], [running], [running], [gap], [filling], slave_parallel_workers="4")
     with pytest.raises(ReplicaBackupError, match="gaps"):
         _replication.quiesce(scripted, MYSQL_56, Limits(gaps=0.01))
 
