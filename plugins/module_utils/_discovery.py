@@ -54,7 +54,15 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server_f
 _LOOKS = 3
 _PAUSE_SECONDS = 0.3
 _SHOWN_WARNINGS = 50
-_CHANNEL_TLS = ("source_ssl_ca_file", "source_ssl_cert", "source_ssl_key", "source_ssl_crl")
+_CHANNEL_TLS = (
+    "source_ssl_ca_file",
+    "source_ssl_ca_path",
+    "source_ssl_cert",
+    "source_ssl_key",
+    "source_ssl_crl",
+    "source_ssl_crlpath",
+    "source_public_key_path",
+)
 
 # Facts of the server, warnings.
 _Gather = t.Callable[[], tuple[ServerFacts, tuple[str, ...]]]

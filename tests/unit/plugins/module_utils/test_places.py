@@ -346,10 +346,11 @@ def test_exported_tables_elsewhere(root: Path) -> None:
 def test_certificate_directories_of_channels(root: Path) -> None:
     touch(root, "ca/0a1b2c3d.0", "ca/readme", "ca/real.pem")
     (root / "ca/1a1b2c3d.0").symlink_to("real.pem")
-    discovery = plan_places(facts(root, side_files=(f"{root}/ca",)))
+    discovery = plan_places(facts(root, side_files=(f"{root}/ca", "/etc/ssl/certs")))
     assert {name for name in files(discovery) if name.startswith("keys/")} == {
         *("keys/0a1b2c3d.0", "keys/1a1b2c3d.0", "keys/real.pem")
     }
+    assert "keys-2" not in places(discovery)
 
 
 def test_known_channels_keep_another_servers_relay_logs_out(root: Path) -> None:
