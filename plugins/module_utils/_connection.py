@@ -9,6 +9,7 @@ port) are those of the ansible.mysql collection.
 
 from __future__ import annotations
 
+import decimal
 import os
 import re
 import traceback
@@ -20,6 +21,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors i
 try:
     import pymysql
     import pymysql.constants.COMMAND
+    import pymysql.constants.FIELD_TYPE
     import pymysql.cursors
 except ImportError:
     PYMYSQL_ERROR: str | None = traceback.format_exc()
@@ -147,6 +149,8 @@ def connect(login: Login, *, read_timeout: float | None = None) -> Session:
     """
     options: dict[str, t.Any] = {
         "charset": "utf8mb4",
+        # Status columns quote statements, and those hold any byte: PyMySQL would raise for the first that is no UTF-8.
+        "use_unicode": False,
         "autocommit": True,
         "cursorclass": pymysql.cursors.DictCursor,
         "connect_timeout": login.connect_timeout,
@@ -174,7 +178,10 @@ def connect(login: Login, *, read_timeout: float | None = None) -> Session:
     if login.check_hostname is not None and (login.ca_cert or login.client_cert):
         options["ssl_verify_identity"] = login.check_hostname
     try:
-        return Session(pymysql.connect(**options))
+        connection = pymysql.connect(**options)
+        # The one kind of number whose converter takes no bytes.
+        connection.decoders[pymysql.constants.FIELD_TYPE.NEWDECIMAL] = _decimal
+        return Session(connection)
     except pymysql.MySQLError as error:
         code = _code(error)
         failure = LoginRefusedError if code in _REFUSED_LOGIN else ServerUnreachableError
@@ -225,6 +232,10 @@ def parse_identity(version_text: str, comment: str = "") -> Identity:
         raise ReplicaBackupError("The server's version is not understood", found=version_text, expected="like 8.4.3")
     family = "mariadb" if "mariadb" in f"{version_text} {comment}".lower() else "mysql"
     return Identity(family, (int(match[1]), int(match[2]), int(match[3])), version_text)
+
+
+def _decimal(value: t.Any) -> decimal.Decimal:
+    return decimal.Decimal(value.decode("ascii"))
 
 
 def _text(value: t.Any) -> t.Any:

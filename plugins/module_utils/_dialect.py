@@ -132,6 +132,11 @@ class Dialect:
         return ("replica_parallel_workers", "slave_parallel_workers")
 
     @property
+    def has_server_uuid(self) -> bool:
+        """``server_uuid``, kept in ``auto.cnf`` (MySQL 5.6)."""
+        return not self._mariadb and self.version >= (5, 6, 0)
+
+    @property
     def has_ddl_recovery_log(self) -> bool:
         """``ddl_recovery.log`` exists while the server runs, and after a crash (MariaDB 10.6)."""
         return self._mariadb and self.version >= (10, 6, 0)
@@ -224,6 +229,14 @@ class Dialect:
         """Threads that apply at once on each channel (MySQL) or in all (MariaDB); 0 without parallel appliers."""
         names = ("slave_parallel_threads",) if self._mariadb else self.parallel_workers_variables
         return next((int(variables[name]) for name in names if name in variables), 0)
+
+    def applier_waits_for_whole_transactions(self, variables: t.Mapping[str, str]) -> bool:
+        """STOP waits up to 60 s for the rest of a transaction of which a part was downloaded.
+
+        MySQL with a multi-threaded applier, whatever the engine of the tables (seen on 5.6.24: SLAVE_WAIT_GROUP_DONE of
+        rpl_slave.cc, which all versions have); others drop the part at once.
+        """
+        return not self._mariadb and self.applier_workers(variables) > 0
 
     def keeps_commit_order(self, variables: t.Mapping[str, str]) -> bool:
         """Transactions become visible in the source's order, whatever number of threads applies them.

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import socket
 import stat
 import time
 import typing as t
@@ -51,7 +53,16 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server_f
 # A statement that ends between two looks (a dropped table, a finished export) is forgiven; what stays is an error.
 _LOOKS = 3
 _PAUSE_SECONDS = 0.3
-_CHANNEL_TLS = ("source_ssl_ca_file", "source_ssl_cert", "source_ssl_key", "source_ssl_crl")
+_SHOWN_WARNINGS = 50
+_CHANNEL_TLS = (
+    "source_ssl_ca_file",
+    "source_ssl_ca_path",
+    "source_ssl_cert",
+    "source_ssl_key",
+    "source_ssl_crl",
+    "source_ssl_crlpath",
+    "source_public_key_path",
+)
 
 # Facts of the server, warnings.
 _Gather = t.Callable[[], tuple[ServerFacts, tuple[str, ...]]]
@@ -256,15 +267,29 @@ def discover(session: Session, request: Request) -> dict[str, t.Any]:
     return {"changed": summary.sha256 != before, **result_of(discovery, summary), **_NOT_OFFLINE}
 
 
-def _refuse_running(process: _server.ServerProcess, datadir: str, why: str) -> RefusedError:
+def _refuse_running(process: _server.ServerProcess, datadir: str, unanswered: str) -> RefusedError:
     return RefusedError(
         f"A server process works on {datadir}, so the files cannot be listed as those of a server that is down",
-        found=f"process {process.pid}; {why}",
+        found=f"process {process.pid}" + (f"; {unanswered}" if unanswered else ""),
         expected="no process, or a server that answers at the login",
         server_state=f"running, pid {process.pid}, untouched",
-        next_command="correct the login options (login_unix_socket, login_host, login_port)",
+        next_command="correct the login options (login_unix_socket, login_host, login_port)"
+        if unanswered
+        else "leave offline at 'auto', so that the server is asked",
         rule="running",
     )
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host name leads to this machine. The kernel binds a socket only to addresses of its own."""
+    found: list[t.Any] = []
+    with contextlib.suppress(OSError):
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)
+    for family, kind, protocol, _name, address in found:
+        with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)
+            return True
+    return False
 
 
 def _refuse_other_server(offline: Offline, login: Login) -> None:
@@ -277,7 +302,8 @@ def _refuse_other_server(offline: Offline, login: Login) -> None:
         asked, same = login.unix_socket, fs.real(login.unix_socket) == fs.real(offline.facts.path(own["socket"]))
     else:
         # The default address says nothing about which server is meant.
-        asked, same = f"port {login.port}", login.port == 3306 or str(login.port) == own["port"]
+        asked = f"{login.host}, port {login.port}"
+        same = _is_here(login.host) and (login.port == 3306 or str(login.port) == own["port"])
     if not same:
         raise RefusedError(
             "Nobody answers at the login, and the server that was found on this host is another one",
@@ -300,7 +326,7 @@ def discover_offline(
     offline = read_offline(hints)
     process = running_process(offline.facts)
     if process is not None:
-        raise _refuse_running(process, offline.facts.datadir, unanswered or "offline is 'always'")
+        raise _refuse_running(process, offline.facts.datadir, unanswered)
     if login is not None:
         _refuse_other_server(offline, login)
     if offline.datadir_state != "filled":
@@ -365,5 +391,12 @@ def result_of(discovery: Discovery, summary: Summary) -> dict[str, t.Any]:
             for rule in discovery.exclusions
             if rule.match == "pattern" or fs.lstat(rule.path) is not None
         ],
-        "warnings": [fs.printable(warning) for warning in discovery.warnings],
+        "warnings": _bounded(discovery.warnings),
     }
+
+
+def _bounded(warnings: t.Sequence[str]) -> list[str]:
+    """A broken link makes a warning, and there may be one for every table. The head of the list has them all."""
+    shown = [fs.printable(warning) for warning in warnings[:_SHOWN_WARNINGS]]
+    left = len(warnings) - len(shown)
+    return [*shown, f"{left} more warnings like these are in the first line of the list"] if left else shown

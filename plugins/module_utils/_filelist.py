@@ -320,8 +320,12 @@ def retake(discovery: Discovery) -> t.Iterator[Entry]:
     return entries()
 
 
+# One for all lines: json.dumps() with options makes a new one at every call.
+_encode = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
+
+
 def _line(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":"), sort_keys=True).encode("ascii") + b"\n"
+    return _encode(value).encode("ascii") + b"\n"
 
 
 def write_list(

@@ -17,11 +17,12 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _f
 def own_pattern(variables: t.Mapping[str, str]) -> str:
     """Expression for the names that this server itself gives.
 
-    MySQL 5.6 and newer put their own server_uuid first, MariaDB and older MySQL their own server_id; a shared /tmp
-    may hold those of other servers.
+    MySQL 5.6 and newer put their own server_uuid first, MariaDB and older MySQL their own server_id, behind the
+    escaped name of a named connection (seen on MariaDB 10.11: ``SQL_LOAD--a@0020b-2-1-1.data``); a shared /tmp may
+    hold those of other servers.
     """
     own = variables.get("server_uuid") or variables.get("server_id") or ""
-    return rf"SQL_LOAD-{re.escape(own)}-\d+-\d+\.(?:data|info)"
+    return rf"SQL_LOAD-(?:-[0-9A-Za-z_@]+-)?{re.escape(own)}-\d+-\d+\.(?:data|info)"
 
 
 def directory(datadir: str, variables: t.Mapping[str, str]) -> str:

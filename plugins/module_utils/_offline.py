@@ -47,6 +47,7 @@ _BUILT_IN_DATADIRS = ("/var/lib/mysql", "/usr/local/mysql/data", "/usr/local/mar
 _SWITCHES = {"1": "ON", "TRUE": "ON", "YES": "ON", "ON": "ON", "": "ON", "0": "OFF", "FALSE": "OFF", "NO": "OFF"}
 _SWITCHES["OFF"] = "OFF"
 _BUILT_IN_ENGINES = ("innodb_", "aria_")
+_SIZE = re.compile(r"\d+[KMGTPEkmgtpe]")
 _TABLESPACE = re.compile(r"[^/]*\.(?:ibd|ibu)|undo_\d+", re.DOTALL)
 # The dictionary keeps the names of files as plain text.
 _NAME_IN_DICTIONARY = re.compile(rb"/[ -.0-~\x80-\xff][ -~\x80-\xff]{0,510}?\.ib[du]")
@@ -133,6 +134,8 @@ class _Settings:
                     continue
             elif built_in.get(name) in ("ON", "OFF"):
                 value = _SWITCHES.get(value.upper(), value)
+            elif built_in.get(name, "").isdigit() and _SIZE.fullmatch(value):
+                value = str(int(value[:-1]) << 10 * (1 + "KMGTPE".index(value[-1].upper())))
             elif name not in built_in and name.startswith(_BUILT_IN_ENGINES):
                 # A "loose" option for a server of the other family. What else is unknown may be a plugin's.
                 continue
@@ -166,16 +169,22 @@ def _derive(settings: _Settings, datadir: str) -> None:
     for name in ("slave_load_tmpdir", "replica_load_tmpdir"):
         if name in settings.variables and temporary:
             settings.default(name, temporary)
-    # MySQL 5.6 does not show this default.
-    if not settings.get("innodb_data_file_path"):
-        settings.variables["innodb_data_file_path"] = "ibdata1:12M:autoextend"
+    # Values that the binaries do not show.
+    for name, value in (("innodb_data_file_path", "ibdata1:12M:autoextend"), ("innodb_log_group_home_dir", "./")):
+        settings.variables[name] = settings.get(name) or value
+    if "innodb_undo_directory" in settings.variables:
+        settings.variables["innodb_undo_directory"] = settings.get("innodb_undo_directory") or "./"
     if base:
         settings.default("pid_file", at(f"{base}.pid"))
         settings.default("relay_log", f"{base}-relay-bin")
+        settings.default("general_log_file", f"{base}.log")
+        for name in ("slow_query_log_file", "log_slow_query_file"):
+            if name in settings.variables:
+                settings.default(name, f"{base}-slow.log")
     if settings.get("pid_file"):
         settings.variables["pid_file"] = at(settings.get("pid_file"))
     stem = base or os.path.basename(_without_extension(settings.get("pid_file"))) or socket.gethostname()
-    if "log_error" in settings.given or base:
+    if "log_error" in settings.given:
         log = settings.get("log_error") or f"{stem}.err"
         if log != "stderr":
             settings.variables["log_error"] = at(log if "." in os.path.basename(log) else f"{log}.err")
@@ -455,7 +464,7 @@ def _not_learned(facts: ServerFacts, identity: Identity, start: Start, uuid: str
             "The channels' settings are in tables, which only a running server reads."
             " Certificates and keys that only a channel names are missing",
         )
-    if identity.family == "mysql" and not uuid:
+    if dialect.has_server_uuid and not uuid:
         yield Unknown("server_uuid", "There is no auto.cnf. SQL_LOAD files, which are named by it, are missing")
     load = facts.directory("replica_load_tmpdir", "slave_load_tmpdir")
     if start.private_tmp and any(fs.below(load, path) is not None for path in ("/tmp", "/var/tmp")):

@@ -27,7 +27,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places i
     Locator,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server_facts import ServerFacts
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._side_files import side_files
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._side_files import of_the_system, side_files
 
 # Files of tables that have a name of their own: InnoDB, MyISAM, Aria, MERGE, CSV, ARCHIVE.
 _TABLE_SUFFIXES = ("ibu", "isl", "MYD", "MYI", "MAD", "MAI", "CSV", "CSM", "ARZ")
@@ -243,7 +243,8 @@ def _side(facts: ServerFacts, draft: Draft) -> None:
         draft.add(item.kind, item.path, _HASHED)
     for path in map(facts.path, facts.side_files):
         if fs.is_directory(path):
-            draft.add("keys", path, _HASHED)
+            if not of_the_system(path):
+                draft.add("keys", path, _HASHED)
         elif fs.is_file(path):
             draft.add_file("keys", path)
             draft.role("key", path)

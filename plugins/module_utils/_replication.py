@@ -17,6 +17,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors i
 # Channels that group replication owns; they must not be stopped or started by hand.
 _GROUP_CHANNELS = frozenset({"group_replication_applier", "group_replication_recovery"})
 _POLL = 0.25
+# For the rest of a transaction to arrive and be applied; without it the applier's own limit of 60 s applies.
+_COMPLETION_SECONDS = 15.0
 # Filters that are kept with the connection's settings on disk.
 _STORED_FILTERS = ("replicate_ignore_server_ids", "replicate_do_domain_ids", "replicate_ignore_domain_ids")
 
@@ -236,10 +238,17 @@ def quiesce(session: Session, dialect: Dialect, limits: Limits) -> list[Channel]
         for threads in started.values():
             if threads.io:
                 session.execute(*dialect.stop_thread(threads.name, "io"))
-        _drain(session, dialect, limits.drain)
+        _drain(session, dialect, started, limits.drain)
         count = open_temp_tables(session, dialect)
         if count == 0:
-            break
+            _stop_appliers(session, dialect, started)
+            # To stop they may have had to go on a little.
+            count = open_temp_tables(session, dialect)
+            if count == 0:
+                break
+            for threads in started.values():
+                if threads.applier:
+                    session.execute(*dialect.start_thread(threads.name, "applier"))
         if time.monotonic() >= deadline:
             raise ReplicaBackupError(
                 "The applier holds temporary tables open, and a restart would lose them",
@@ -254,9 +263,6 @@ def quiesce(session: Session, dialect: Dialect, limits: Limits) -> list[Channel]
             if threads.io:
                 session.execute(*dialect.start_thread(threads.name, "io"))
         time.sleep(1.0)
-    for threads in started.values():
-        if threads.applier:
-            session.execute(*dialect.stop_thread(threads.name, "applier"))
     _fill_gaps(session, dialect, limits.gaps)
     channels = read_channels(session, dialect)
     running = [channel.label() for channel in channels if channel.io_started or channel.applier_started]
@@ -270,7 +276,35 @@ def quiesce(session: Session, dialect: Dialect, limits: Limits) -> list[Channel]
     return channels
 
 
-def _drain(session: Session, dialect: Dialect, limit: float) -> None:
+def _stop_appliers(session: Session, dialect: Dialect, started: t.Mapping[str, Threads]) -> None:
+    """Stop those that were started. The receivers stand still."""
+    inside: dict[str, Position] = {}
+    if dialect.applier_waits_for_whole_transactions(session.variables()):
+        channels = read_channels(session, dialect)
+        inside = {c.name: c.executed for c in channels if c.executed != c.read and not c.delay}
+    for threads in started.values():
+        if not threads.applier:
+            continue
+        # The receiver was stopped inside a transaction, and the applier would wait for the rest of it.
+        complete = threads.io and threads.name in inside
+        if complete:
+            session.execute(*dialect.start_thread(threads.name, "io"))
+            _wait_for_progress(session, dialect, threads.name, inside[threads.name])
+        session.execute(*dialect.stop_thread(threads.name, "applier"))
+        if complete:
+            session.execute(*dialect.stop_thread(threads.name, "io"))
+
+
+def _wait_for_progress(session: Session, dialect: Dialect, name: str, executed: Position) -> None:
+    """Until the applier has got over the transaction it was in; told to stop too early, it may still wait for ever."""
+    deadline = time.monotonic() + _COMPLETION_SECONDS
+    while time.monotonic() < deadline:
+        if any(channel.name == name and channel.executed != executed for channel in read_channels(session, dialect)):
+            return
+        time.sleep(_POLL)
+
+
+def _drain(session: Session, dialect: Dialect, started: t.Mapping[str, Threads], limit: float) -> None:
     """Wait until every started, undelayed applier has executed what was downloaded."""
     seen: dict[str, Position] = {}
     quiet: dict[str, int] = {}
@@ -279,7 +313,7 @@ def _drain(session: Session, dialect: Dialect, limit: float) -> None:
         waiting = []
         for channel in read_channels(session, dialect):
             if not channel.applier_started:
-                if channel.applier_error:
+                if channel.applier_error and channel.name in started and started[channel.name].applier:
                     raise ReplicaBackupError(
                         f"The applier of {channel.label()} stopped with an error while draining",
                         found=channel.applier_error,
@@ -318,9 +352,7 @@ def _fill_gaps(session: Session, dialect: Dialect, limit: float) -> None:
     """Run a stopped multi-threaded applier up to the point where every earlier transaction is committed."""
     if not dialect.can_leave_applier_gaps:
         return
-    variables = session.variables()
-    workers = next((int(variables[n]) for n in dialect.parallel_workers_variables if n in variables), 0)
-    if workers < 2:
+    if dialect.applier_workers(session.variables()) < 2:
         return
     for channel in read_channels(session, dialect):
         # Everything executed leaves no gap, auto-positioning fetches what is missing by GTID (manual, "START REPLICA
@@ -330,11 +362,16 @@ def _fill_gaps(session: Session, dialect: Dialect, limit: float) -> None:
             continue
         session.execute(*dialect.start_until_gaps_filled(channel.name))
         deadline = time.monotonic() + limit
-        while any(c.applier_started for c in read_channels(session, dialect) if c.name == channel.name):
-            if time.monotonic() > deadline:
+        while True:
+            now = next((c for c in read_channels(session, dialect) if c.name == channel.name), channel)
+            if not now.applier_started and not now.applier_error:
+                break
+            if now.applier_error or time.monotonic() > deadline:
                 raise ReplicaBackupError(
                     f"The gaps of the multi-threaded applier of {channel.label()} were not filled",
-                    found=f"still applying after {limit:g} s",
+                    found=now.applier_error or f"still applying after {limit:g} s",
+                    expected="every transaction before the recorded position to be applied, and none after it",
+                    next_command="mend what stops the applier, or let it finish, then run the backup again",
                     rule="applier_gaps",
                 )
             time.sleep(_POLL)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import typing as t
 from dataclasses import dataclass, field
 
@@ -45,7 +46,7 @@ class ServerFacts:
     def on(self, name: str) -> bool:
         return self.get(name).upper() in ("ON", "1", "YES", "TRUE")
 
-    @property
+    @functools.cached_property
     def datadir(self) -> str:
         return fs.absolute(self.get("datadir"), "/")
 

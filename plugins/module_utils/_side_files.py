@@ -85,6 +85,11 @@ def _configurations(directory: str) -> list[str]:
     return [name for name in fs.names(directory) if _COMPONENT.fullmatch(name)]
 
 
+def of_the_system(path: str) -> bool:
+    """Whether a directory of certificates belongs to the operating system, which has them on any host."""
+    return any(fs.below(fs.real(path), store) is not None for store in _SYSTEM_STORES)
+
+
 def side_files(datadir: str, variables: t.Mapping[str, str], exe: str = "") -> SideFiles:
     """All of them with absolute paths, inside the data directory or not, existing or not."""
     files: list[SideFile] = []
@@ -98,7 +103,7 @@ def side_files(datadir: str, variables: t.Mapping[str, str], exe: str = "") -> S
         elif _TLS_DIRECTORY.match(name):
             for part in value.split(":"):
                 path = fs.absolute(part, datadir)
-                if any(fs.below(fs.real(path), store) is not None for store in _SYSTEM_STORES):
+                if of_the_system(path):
                     warnings.append(f"{name} is {path}, a store of the operating system: not in the backup")
                 else:
                     directories.append(SideFile("keys", path, False, name))

@@ -15,6 +15,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _connection,
     _deadman,
     _ledger,
+    _ownership,
     _replication,
     _server,
 )
@@ -32,12 +33,14 @@ class StartRequest:
 
     ``run_id`` None takes whatever ledger is open. ``recover`` finishes an earlier run, once nobody is taken to be
     working on it any more; ``take_over`` does not wait for that, ``only_own`` leaves ledgers of other runs than
-    ``run_id`` alone. ``close`` ends the ledger of a finished run.
+    ``run_id`` alone. ``close`` ends the ledger of a finished run. ``host`` is the name in the inventory: a ledger of
+    another server is refused.
     """
 
     login: Login
     state_dir: str
     run_id: str | None = None
+    host: str | None = None
     shutdown_timeout: float = 1800.0
     start_timeout: float = 600.0
     catch_up: bool = True
@@ -56,6 +59,7 @@ def start(request: StartRequest, *, check: bool = False) -> dict[str, t.Any]:
         return _would(request)
     deadline = time.monotonic() + request.lock_timeout
     if request.recover and request.take_over:
+        _refuse_other_server(_ledger.load(request.state_dir), request)
         # The dead controller's module may be at work still; it gives up its lock and what it has begun.
         _ledger.end_holder(request.state_dir)
     while _ledger.load(request.state_dir) is not None:
@@ -68,6 +72,7 @@ def start(request: StartRequest, *, check: bool = False) -> dict[str, t.Any]:
             ours = ledger.run_id == request.run_id or (request.run_id is None and not request.recover)
             if not ours and request.recover and request.only_own:
                 return _not_ours(ledger, request)
+            _refuse_other_server(ledger, request)
             if not ours and not request.recover:
                 raise _ledger.unfinished(ledger)
             alive = 0.0 if ours or request.take_over else ledger.lease_left
@@ -116,8 +121,17 @@ def _not_ours(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
     }
 
 
+def _refuse_other_server(ledger: Ledger | None, request: StartRequest) -> None:
+    """Raise RefusedError when the open ledger is of another server than the request."""
+    if ledger is not None and ledger.run_id != request.run_id:
+        refusal = _ownership.other_server(ledger, request.login, request.host)
+        if refusal is not None:
+            raise refusal
+
+
 def _would(request: StartRequest) -> dict[str, t.Any]:
     ledger = _ledger.load(request.state_dir)
+    _refuse_other_server(ledger, request)
     if ledger is None:
         return {"changed": False, "explanation": ["No run is open: nothing would be done."]}
     verb = "closed" if request.close else "finished" if request.recover else "continued with the start"
@@ -130,8 +144,8 @@ def _nothing_open(request: StartRequest) -> dict[str, t.Any]:
     words = ["No unfinished run."]
     if last is not None:
         words.append(
-            f"The last one, {last.run_id} (backup {last.data.get('backup_id')}), ended {last.data.get('closed')}: "
-            f"{last.data.get('outcome')}."
+            f"The last one, {last.run_id} (backup {last.data.get('backup_id')} of {last.data.get('host')}), "
+            f"ended {last.data.get('closed')}: {last.data.get('outcome')}."
         )
     result: dict[str, t.Any] = {"changed": False, "explanation": words, "actions": []}
     if request.close:

@@ -24,6 +24,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _guards,
     _ledger,
     _observe,
+    _ownership,
     _read_only,
     _replication,
     _run_time,
@@ -182,7 +183,7 @@ def stop(request: StopRequest, *, check: bool = False) -> dict[str, t.Any]:
         _ledger.check_state_dir(request.state_dir)
         ledger = _ledger.load(request.state_dir)
         if ledger is not None and not _is_ours(ledger, request):
-            raise _ledger.unfinished(ledger)
+            raise _in_the_way(ledger, request)
         if ledger is not None and _is_stopped(ledger):
             return _result(ledger, changed=False)
         with _connect(request) as session:
@@ -193,7 +194,7 @@ def stop(request: StopRequest, *, check: bool = False) -> dict[str, t.Any]:
         if ledger is not None:
             if _is_ours(ledger, request) and _is_stopped(ledger):
                 return _result(ledger, changed=False)
-            raise _ledger.unfinished(ledger)
+            raise _in_the_way(ledger, request)
         with _connect(request) as session:
             plan = make_plan(session, request)
             ledger = _open_ledger(request, plan)
@@ -224,6 +225,11 @@ def _connect(request: StopRequest) -> Session:
             server_state="running, untouched",
             rule="login",
         ) from error
+
+
+def _in_the_way(ledger: Ledger, request: StopRequest) -> RefusedError:
+    """What an open ledger says against this run."""
+    return _ownership.other_server(ledger, request.login, request.paths.host) or _ledger.unfinished(ledger)
 
 
 def _is_ours(ledger: Ledger, request: StopRequest) -> bool:

@@ -30,6 +30,11 @@ options:
   run_id:
     description: The run that the call belongs to. Without it, whatever ledger is open is taken.
     type: str
+  host:
+    description:
+      - Name of the host in the inventory. The ledger of another server is refused, whose state directory this must be
+        by mistake; a server that is down is told apart by this name alone.
+    type: str
   shutdown_timeout:
     description: Seconds to wait for a shutdown that is still under way.
     type: int
@@ -155,6 +160,7 @@ def main() -> None:
             **login_argument_spec(),
             **state_argument_spec(),
             "run_id": {"type": "str"},
+            "host": {"type": "str"},
             "shutdown_timeout": {"type": "int", "default": 1800},
             "start_timeout": {"type": "int", "default": 600},
             "catch_up": {"type": "bool", "default": True},
@@ -175,6 +181,7 @@ def main() -> None:
         login=login_from_params(params),
         state_dir=params["state_dir"],
         run_id=params["run_id"],
+        host=params["host"],
         shutdown_timeout=params["shutdown_timeout"],
         start_timeout=params["start_timeout"],
         catch_up=params["catch_up"],

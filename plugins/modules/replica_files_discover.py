@@ -47,7 +47,8 @@ options:
       - Whether the list is taken without the server.
       - V(auto) does so when nobody answers at the login and no process works on the data directory. A login that is
         refused is an error, and so is a process that does not answer.
-      - V(always) does not log in at all, and needs no PyMySQL. V(never) fails when nobody answers.
+      - V(always) does not log in at all, needs no PyMySQL, and leaves a server alone that a systemd socket would start
+        at the first connection. V(never) fails when nobody answers.
     type: str
     choices: [auto, always, never]
     default: auto

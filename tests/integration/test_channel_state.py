@@ -270,7 +270,7 @@ def test_an_applier_that_is_to_stop_somewhere_is_refused(lab: Lab, window: Windo
     lab.replica.query("STOP SLAVE SQL_THREAD")
     lab.replica.query("START SLAVE SQL_THREAD UNTIL MASTER_LOG_FILE = 'binlog.999999', MASTER_LOG_POS = 4")
     before, pids = state(lab.replica), lab.replica.pids()
-    with pytest.raises(RefusedError, match=r"UNTIL.*binlog\.999999|Master"):
+    with pytest.raises(RefusedError, match="started with UNTIL Master"):
         window.stop()
     assert lab.replica.pids() == pids
     assert state(lab.replica) == before
@@ -294,7 +294,9 @@ def test_state_of_mysql_5_6(repositories: str, tmp_path: Path) -> None:
         replica.query("SET GLOBAL slave_net_timeout = 23")
         replica.query("SET GLOBAL read_only = OFF")
         replica.query("START SLAVE")
-        wait_until(lambda: flavor.channel(replica.query).replicating, lambda: state(replica))
+        wait_until(
+            lambda: "Yes" in str(replica.query("SHOW SLAVE STATUS")[0]["Slave_IO_Running"]), lambda: state(replica)
+        )
         before = state(replica)
         stopped = window.stop()
         assert stopped["channels"][0]["repository"] == {"connection": repositories, "applier": repositories}

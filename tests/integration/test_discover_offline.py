@@ -15,7 +15,10 @@ from pathlib import Path
 import pymysql
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import LoginRefusedError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import (
+    LoginRefusedError,
+    ServerUnreachableError,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._filelist import read_list
 from ansible_collections.mysql_ops.replica_backup.plugins.modules import replica_files_discover
@@ -82,7 +85,7 @@ def names(result: Result) -> set[str]:
 
 def state_of_disk(directory: Path) -> dict[str, tuple[int, ...]]:
     """Everything that a change, or a file that came and went, leaves a trace in."""
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for path in (directory, *directory.rglob("*")):
         status = path.lstat()
         found[str(path)] = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -179,7 +182,13 @@ def test_a_server_at_work_is_never_taken_for_one_that_is_down(replica: Server, t
 def test_another_server_s_files_are_never_taken(replica: Server, tmp_path: Path) -> None:
     replica.stop()
     try:
-        for changed in ({"login_unix_socket": "/nowhere"}, {"login_unix_socket": None, "login_port": 1}):
+        with pytest.raises(ServerUnreachableError):
+            replica_files_discover.work(options(replica, tmp_path, offline="never"), False)
+        for changed in (
+            {"login_unix_socket": "/nowhere"},
+            {"login_unix_socket": None, "login_port": 1},
+            {"login_unix_socket": None, "login_host": "192.0.2.1", "connect_timeout": 1},
+        ):
             with pytest.raises(RefusedError, match="another one"):
                 replica_files_discover.work(options(replica, tmp_path, **changed), False)
         empty = tmp_path / "empty"

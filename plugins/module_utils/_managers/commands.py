@@ -12,6 +12,8 @@ import typing as t
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 
+# There while systemd runs the host; its run-time units are in it.
+SYSTEMD = "/run/systemd/system"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TIMEOUT = 60.0
 

@@ -185,7 +185,7 @@ def spawn(launch: Launch, options: t.Sequence[str], output: str, *, scope: bool 
     # The new process waits until nobody can write into this one any more.
     gate, opener = os.pipe()
     child = os.fork()
-    if child == 0:
+    if child == 0:  # pragma: no cover (in a process that execve ends)
         try:
             os.close(reader)
             os.close(opener)
@@ -226,7 +226,7 @@ def _give_scope(pid: int) -> str:
 
     ``systemd-run --scope`` would do the same from within the process, but cannot keep argv[0] and the limits.
     """
-    if os.geteuid() != 0 or not os.path.isdir("/run/systemd/system"):
+    if os.geteuid() != 0 or not os.path.isdir(commands.SYSTEMD):
         return ""
     name = f"mysql-replica-backup-{pid}-{time.time_ns()}.scope"
     properties = ("2", "Description", "s", "Database server that a backup started again", "PIDs", "au", "1", str(pid))
@@ -249,7 +249,7 @@ def _in_group(pid: int, unit: str) -> bool:
     return True
 
 
-def _become(launch: Launch, output: str, keep: int) -> None:
+def _become(launch: Launch, output: str, keep: int) -> None:  # pragma: no cover (in a process that execve ends)
     """In the new process: shed everything that is ours and take on what the command had before."""
     for caught in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGXFSZ):
         signal.signal(caught, signal.SIG_DFL)
@@ -280,7 +280,7 @@ def _become(launch: Launch, output: str, keep: int) -> None:
     os.chdir(launch.cwd)
 
 
-def _open_log(path: str, extra: int) -> int:
+def _open_log(path: str, extra: int) -> int:  # pragma: no cover (in a process that execve ends)
     flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY | extra
     try:
         return os.open(path, flags, 0o600)

@@ -24,7 +24,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers
     refuse,
 )
 
-_RUNTIME_UNITS = "/run/systemd/system"
+_RUNTIME_UNITS = commands.SYSTEMD
 _DROP_IN = "zz-replica-backup.conf"
 _ASKED = (
     *("Id", "LoadState", "ActiveState", "SubState", "MainPID", "TimeoutStopUSec", "SendSIGKILL", "NeedDaemonReload"),

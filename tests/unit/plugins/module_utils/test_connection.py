@@ -3,12 +3,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import datetime
+import decimal
+import threading
 import typing as t
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import pymysql
 import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _connection
@@ -128,6 +133,24 @@ def test_statements_that_fail_keep_number_and_arguments_apart(server: Server) ->
             session.execute("SELECT * FROM no_such.t WHERE a = %s", ("secret argument",))
         assert caught.value.code in (1049, 1146)
         assert "secret argument" not in str(caught.value)
+
+
+def test_rows_hold_any_byte(server: Server) -> None:
+    with contextlib.closing(pymysql.connect(user="root", unix_socket=str(server.socket))) as other:
+        busy = threading.Thread(target=lambda: other.query(b"DO SLEEP(600) /* \xdd */"))  # type: ignore[arg-type]
+        with connect(Login(user="root", unix_socket=str(server.socket))) as session:
+            busy.start()
+            shown: list[str] = []
+            while not shown:
+                assert busy.is_alive()
+                rows = session.query("SHOW PROCESSLIST")
+                shown = [row["Info"] for row in rows if str(row["Info"]).startswith("DO SLEEP")]
+            session.execute(f"KILL QUERY {other.thread_id()}")
+            (row,) = session.query("SELECT 1 AS a, 1.5 AS b, 1e0 AS c, NULL AS d, DATE '2001-02-03' AS e, x'dd' AS f")
+        busy.join()
+    assert shown == ["DO SLEEP(600) /* \udcdd */"]
+    day = datetime.date(2001, 2, 3)
+    assert row == {"a": 1, "b": decimal.Decimal("1.5"), "c": 1.0, "d": None, "e": day, "f": "\udcdd"}
 
 
 def test_login_survives_its_dict() -> None:

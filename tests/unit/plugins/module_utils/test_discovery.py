@@ -307,6 +307,20 @@ def test_a_private_tmp_is_saved_before_the_stop(scattered: Server, tmp_path: Pat
     assert _named(retake(discovery))[f"load_data/{name}"].role == "load_data"
 
 
+def test_the_result_stays_small_whatever_there_is(scattered: Server, tmp_path: Path) -> None:
+    for number in range(3000):
+        (scattered.root / "data" / "plain" / f"t{number}.frm").touch()
+        # Its table is gone, so each of them is worth a warning.
+        (scattered.root / "data" / "plain" / f"t{number}.isl").write_text(f"{scattered.root}/ext/plain/t{number}.ibd")
+    with scattered.session() as session:
+        result = _discovery.discover(session, _request(tmp_path))
+    assert result["list"]["count"] > 6000
+    assert len(result["warnings"]) == 51 and "2950 more warnings" in result["warnings"][-1]
+    assert len(json.dumps({**result, "warnings": []})) < 10_000
+    assert len(json.dumps(result)) < 30_000
+    assert len(read_list(result["list"]["path"])[0].warnings) == 3000
+
+
 def test_check_mode_writes_nothing(scattered: Server, tmp_path: Path) -> None:
     with scattered.session() as session:
         result = _discovery.discover(session, _request(tmp_path, check_mode=True, include_binlogs=False))

@@ -248,6 +248,19 @@ def test_a_directory_elsewhere_becomes_a_place_with_our_names_only(
     }
 
 
+@pytest.mark.parametrize("include", [True, False])
+@pytest.mark.parametrize("directory", ["x", "data"])
+def test_caches_of_binary_logs_are_left_out_by_name(root: Path, directory: str, include: bool) -> None:
+    # Seen on MariaDB 11.8: one file for each session that writes, held open.
+    touch(root / directory, "mysql-bin.000001")
+    touch(root / directory / "#binlog_cache_files", "ML_139637842691384")
+    variables = {"log_bin": "ON", "log_bin_basename": f"{root}/{directory}/mysql-bin"}
+    held = f"{root}/{directory}/#binlog_cache_files/ML_139637842691384"
+    discovery = plan_places(facts(root, variables, open_files=(held,)), include_binlogs=include)
+    assert not [name for name in files(discovery) if "binlog_cache" in name]
+    assert held not in discovery.required
+
+
 def test_two_kinds_may_share_a_directory_and_no_file_comes_twice(root: Path) -> None:
     touch(root / "logs", "mysql.000001", "mysql.index", "mysql-relay.000003", "mysql-relay.index", "error.log")
     touch(root / "logs", "mysql.000001.idx")
@@ -333,10 +346,11 @@ def test_exported_tables_elsewhere(root: Path) -> None:
 def test_certificate_directories_of_channels(root: Path) -> None:
     touch(root, "ca/0a1b2c3d.0", "ca/readme", "ca/real.pem")
     (root / "ca/1a1b2c3d.0").symlink_to("real.pem")
-    discovery = plan_places(facts(root, side_files=(f"{root}/ca",)))
+    discovery = plan_places(facts(root, side_files=(f"{root}/ca", "/etc/ssl/certs")))
     assert {name for name in files(discovery) if name.startswith("keys/")} == {
         *("keys/0a1b2c3d.0", "keys/1a1b2c3d.0", "keys/real.pem")
     }
+    assert "keys-2" not in places(discovery)
 
 
 def test_known_channels_keep_another_servers_relay_logs_out(root: Path) -> None:

@@ -11,6 +11,8 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _replication
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
@@ -63,9 +65,18 @@ def session(*looks: list[dict[str, t.Any]], **changes: t.Any) -> t.Any:
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_replication, "_POLL", 0.001)
+    monkeypatch.setattr(_replication, "_COMPLETION_SECONDS", 0.05)
 
 
-@pytest.mark.parametrize("family", ["mariadb_10_11", "mysql_5_6", "mysql_9_7"])
+FAMILIES = [family for family in ROWS if family != "about"]
+
+
+def test_the_fixture_says_which_rows_are_recorded() -> None:
+    recorded, documented = ROWS["about"].values()
+    assert sorted([*recorded, *documented]) == sorted(FAMILIES)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_rows_of_every_family_give_the_same_facts(family: str) -> None:
     running, stopped = (channel_from_row(ROWS[family][state][0]) for state in ("running", "stopped"))
     assert (running.name, running.source_host, running.source_user) == ("", "127.0.0.1", "repl")
@@ -94,6 +105,57 @@ def test_neutral_facts_of_mysql_9_7() -> None:
     assert running.connection_info == "mysql.slave_master_info", "a table, no file to look for"
     assert stopped.executed == running.executed == running.read
     assert (running.relay_log_file, running.relay_log_pos) == (stopped.relay_log_file, stopped.relay_log_pos)
+
+
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\n"), max_size=12)
+numbers = st.integers(0, 2**40)
+# One state of a channel, by the old names of the columns that all families have.
+STATES = st.fixed_dictionaries(
+    {
+        "Master_Host": texts,
+        "Master_Port": st.integers(0, 65535),
+        "Master_User": texts,
+        "Master_Server_Id": numbers,
+        "Slave_IO_State": texts,
+        "Slave_IO_Running": st.sampled_from(["Yes", "No", "Connecting"]),
+        "Slave_SQL_Running": st.sampled_from(["Yes", "No"]),
+        "Slave_SQL_Running_State": texts,
+        "Master_Log_File": texts,
+        "Read_Master_Log_Pos": numbers,
+        "Relay_Master_Log_File": texts,
+        "Exec_Master_Log_Pos": numbers,
+        "Relay_Log_File": texts,
+        "Relay_Log_Pos": numbers,
+        "Seconds_Behind_Master": st.none() | numbers,
+        "SQL_Delay": numbers,
+        "Last_IO_Errno": st.integers(0, 9999),
+        "Last_IO_Error": texts,
+        "Last_SQL_Errno": st.integers(0, 9999),
+        "Last_SQL_Error": texts,
+        "Until_Condition": st.sampled_from(["None", "Master", "Gtid"]),
+        "Skip_Counter": numbers,
+        **dict.fromkeys(("Replicate_Do_DB", "Replicate_Wild_Ignore_Table", "Replicate_Ignore_Server_Ids"), texts),
+    }
+)
+
+
+@given(state=STATES, name=texts)
+def test_one_state_in_old_new_and_mariadb_words_gives_one_channel(state: dict[str, t.Any], name: str) -> None:
+    old = {**state, "Channel_Name": name}
+    new = {key.replace("Master", "Source").replace("Slave", "Replica"): value for key, value in old.items()}
+    mariadb = {**state, "Connection_name": name}
+    found = [channel_from_row(words) for words in (old, new, mariadb)]
+    assert found[0] == found[1] == found[2]
+    assert found[0].name == name
+    assert found[0].executed == (state["Relay_Master_Log_File"], state["Exec_Master_Log_Pos"])
+
+
+def test_positioning_has_one_word_in_every_family() -> None:
+    assert channel_from_row(row("mysql_9_7")).positioning == "gtid"
+    assert channel_from_row(row("mysql_5_6")).positioning == "file"
+    assert channel_from_row(row()).positioning == "gtid"
+    assert channel_from_row(row(Using_Gtid="No")).positioning == "file"
+    assert channel_from_row(row(Using_Gtid="Current_Pos")).positioning == "gtid"
 
 
 def test_quiesce_on_mysql_9_7_uses_no_word_that_it_has_forgotten() -> None:
@@ -140,6 +202,56 @@ def test_quiesce_order() -> None:
     channels = _replication.quiesce(scripted, MARIADB, Limits())
     assert scripted.statements == ["STOP SLAVE %s IO_THREAD", "STOP SLAVE %s SQL_THREAD"]
     assert not channels[0].applier_started
+
+
+def test_an_applier_that_waits_for_the_rest_of_a_transaction_is_given_it() -> None:
+    """Recorded from MySQL 5.6 with four workers, whose receiver was stopped between two events of a transaction."""
+    running = row("mysql_5_6")
+    inside = row("mysql_5_6", Slave_IO_Running="No", Exec_Master_Log_Pos=400)
+    looks = [[running], *[[inside]] * 8, [row("mysql_5_6", "stopped")]]
+    scripted = session(*looks, slave_parallel_workers="4")
+    _replication.quiesce(scripted, MYSQL_56, Limits())
+    assert scripted.statements == [
+        "STOP SLAVE IO_THREAD",
+        "START SLAVE IO_THREAD",
+        "STOP SLAVE SQL_THREAD",
+        "STOP SLAVE IO_THREAD",
+    ]
+
+
+def test_the_rest_of_a_transaction_that_does_not_come_is_not_waited_for_without_end() -> None:
+    inside = row("mysql_5_6", Slave_IO_Running="No", Exec_Master_Log_Pos=400)
+    scripted = session([inside], slave_parallel_workers="4")
+    _replication._stop_appliers(scripted, MYSQL_56, {"": BOTH})
+    assert scripted.statements == ["START SLAVE IO_THREAD", "STOP SLAVE SQL_THREAD", "STOP SLAVE IO_THREAD"]
+
+
+def test_temporary_tables_opened_while_the_applier_stopped_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    counts = iter([0, 1, 0, 0])
+    monkeypatch.setattr(_replication, "open_temp_tables", lambda session, dialect: next(counts))
+    scripted = session([row()], [row()], [row()], [row(state="stopped")])
+    _replication.quiesce(scripted, MARIADB, Limits())
+    assert scripted.statements == [
+        "STOP SLAVE %s IO_THREAD",
+        "STOP SLAVE %s SQL_THREAD",
+        "START SLAVE %s SQL_THREAD",
+        "START SLAVE %s IO_THREAD",
+        "STOP SLAVE %s IO_THREAD",
+        "STOP SLAVE %s SQL_THREAD",
+    ]
+
+
+def test_an_applier_that_was_broken_before_is_not_drained() -> None:
+    broken = row(state="stopped", Last_SQL_Errno=1062, Last_SQL_Error="Duplicate entry")
+    assert _replication.quiesce(session([broken]), MARIADB, Limits())[0].applier_error
+
+
+def test_gaps_behind_a_broken_applier_are_an_error() -> None:
+    broken = row("mysql_5_6", "stopped", Exec_Master_Log_Pos=4, Last_SQL_Errno=1062, Last_SQL_Error="Duplicate entry")
+    scripted = session([broken], slave_parallel_workers="4")
+    with pytest.raises(ReplicaBackupError, match=r"gaps.*1062 Duplicate entry"):
+        _replication.quiesce(scripted, MYSQL_56, Limits())
 
 
 def test_a_stopped_thread_is_not_touched() -> None:
@@ -202,7 +314,7 @@ def test_gaps_of_a_multi_threaded_applier_are_filled() -> None:
     gap = row("mysql_5_6", "stopped", Exec_Master_Log_Pos=4)
     filling = row("mysql_5_6", Slave_IO_Running="No", Exec_Master_Log_Pos=4)
     done = row("mysql_5_6", "stopped")
-    scripted = session([running], [running], [gap], [filling], [done], slave_parallel_workers="4")
+    scripted = session([running], [running], [running], [gap], [filling], [done], slave_parallel_workers="4")
     _replication.quiesce(scripted, MYSQL_56, Limits())
     assert scripted.statements[-1] == "START SLAVE SQL_THREAD UNTIL SQL_AFTER_MTS_GAPS"
 
@@ -211,7 +323,7 @@ def test_gaps_that_are_not_filled_in_time_are_an_error() -> None:
     running = row("mysql_5_6")
     gap = row("mysql_5_6", "stopped", Exec_Master_Log_Pos=4)
     filling = row("mysql_5_6", Slave_IO_Running="No", Exec_Master_Log_Pos=4)
-    scripted = session([running], [running], [gap], [filling], slave_parallel_workers="4")
+    scripted = session([running], [running], [running], [gap], [filling], slave_parallel_workers="4")
     with pytest.raises(ReplicaBackupError, match="gaps"):
         _replication.quiesce(scripted, MYSQL_56, Limits(gaps=0.01))
 

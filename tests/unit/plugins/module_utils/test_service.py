@@ -261,6 +261,51 @@ def test_a_unit_in_motion_is_refused(replay: Replay, monkeypatch: pytest.MonkeyP
         _detect_recorded(monkeypatch, record)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("LoadState=loaded", "LoadState=not-found", "its unit file is not-found"),
+        ("LoadState=loaded", "LoadState=masked", "its unit file is masked"),
+        ("Transient=no", "Transient=yes", "transient"),
+        ("RefuseManualStop=no", "RefuseManualStop=yes", "RefuseManualStop"),
+        ("RefuseManualStart=no", "RefuseManualStart=yes", "RefuseManualStart"),
+    ],
+)
+def test_a_unit_that_could_not_come_back_is_refused(
+    replay: Replay, monkeypatch: pytest.MonkeyPatch, before: str, after: str, words: str
+) -> None:
+    record = _edited(replay, before, after)
+    if "LoadState" in before:
+        # Nothing to be read then.
+        calls = json.loads(replay._calls.read_text())
+        replay._calls.write_text(json.dumps([call for call in calls if "cat" not in call["argv"]]))
+    with pytest.raises(RefusedError, match=words) as caught:
+        _detect_recorded(monkeypatch, record)
+    assert caught.value.next_command
+
+
+@pytest.mark.parametrize(
+    ("limit", "kills", "timeout", "warned"),
+    [
+        ("1min 30s", "yes", 1800.0, "90 s"),
+        ("1min 30s", "yes", 60.0, None),
+        ("1min 30s", "no", 1800.0, None),
+        ("infinity", "yes", 1800.0, None),
+        ("500ms", "yes", 1.0, "0.5 s"),
+        ("1h 2min", "yes", 3721.0, "3720 s"),
+    ],
+)
+def test_a_limit_that_would_kill_is_named(
+    replay: Replay, limit: str, kills: str, timeout: float, warned: str | None
+) -> None:
+    found = Found(ServerProcess(1, 1, "", (), "", 0, 0, 1), None, {}, OWN_OPTIONS, "", timeout)
+    manager = t.cast(systemd.Systemd, _service.from_dict(replay.load("stop")["manager"]))
+    said = systemd._warnings(manager, {"TimeoutStopUSec": limit, "SendSIGKILL": kills}, [], found)
+    kill = [line for line in said if "kills" in line]
+    assert kill == [line for line in said if warned is not None and warned in line]
+    assert len(kill) == (warned is not None)
+
+
 def test_units_belong_to_root(replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
     record = replay.load("detect")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -590,11 +635,11 @@ def test_mysqld_safe_is_repeated_and_waited_for(real: RealServer, tmp_path: Path
 
     real.shutdown()
     _server.wait_gone(process, 60)
-    with pytest.raises(ReplicaBackupError, match="watches over the server") as caught:
-        manager.wait_stopped(0)
     seen: list[float] = []
-    manager.wait_stopped(60, on_poll=seen.append)
+    with pytest.raises(ReplicaBackupError, match="watches over the server") as caught:
+        manager.wait_stopped(0, on_poll=seen.append)
     assert seen
+    manager.wait_stopped(60)
     child.wait()
     manager.start([SKIP])
     real.wait_ready()
@@ -730,6 +775,34 @@ def test_a_start_never_keeps_roots_rights_for_an_ordinary_account(tmp_path: Path
     while _server.read_process(pid) is not None:
         time.sleep(0.01)
     assert Path("/etc/passwd").read_bytes() == before, "no link is followed"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root asks the system's manager for a scope")
+@pytest.mark.parametrize(
+    ("busctl", "complaint"), [("echo no bus here >&2; exit 1", "no bus here"), ("exit 0", "was not made")]
+)
+def test_without_a_scope_the_start_goes_on_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busctl: str, complaint: str
+) -> None:
+    """A host where systemd runs and its bus does not; tests/integration/test_service_units.py has one that works."""
+    monkeypatch.setattr(commands, "SYSTEMD", str(tmp_path))
+    monkeypatch.setattr(launch, "_SCOPE_TIMEOUT", 0.05)
+    (tmp_path / "busctl").write_text(f"#!/bin/sh\n{busctl}\n")
+    (tmp_path / "busctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (tmp_path / "data").mkdir()
+    done = tmp_path / "done"
+    start = launch.Launch(argv=("touch", str(done)), executable="/usr/bin/touch", cwd="/", uid=0, gid=0)
+    manager = unmanaged.Unmanaged(
+        name="touch", takes_options=True, state_dir=str(tmp_path), datadir=str(tmp_path / "data"), pid_file=None,
+        guardian=None, warnings=(), kind="none", launch=start,
+    )  # fmt: skip
+    manager.start()
+    while not done.exists():
+        time.sleep(0.01)
+    warning = manager.after_start()
+    assert len(warning) == 1 and complaint in warning[0] and "could not be taken out" in warning[0]
+    assert manager.after_start() == []
 
 
 # --- init scripts ----------------------------------------------------------------------------------

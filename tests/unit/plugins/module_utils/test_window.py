@@ -397,6 +397,32 @@ def test_a_start_that_fails_does_not_spoil_the_capture(place: Place) -> None:
     _start.start(place.start_request(close=True))
 
 
+@pytest.mark.parametrize("damage", ["truncated", "removed"])
+def test_a_ledger_that_is_damaged_does_not_spoil_the_capture_either(place: Place, damage: str) -> None:
+    """The capture stands, the start says why it cannot be made, and the dead-man is left to make it."""
+    _stop.stop(place.stop_request())
+    request = job.Request(paths=place.paths, state_dir=place.state)
+    path = Path(_ledger.ledger_path(place.state))
+
+    def capture_and_damage() -> job.Outcome:
+        outcome = job.capture(request)
+        path.rename(f"{path}.good")
+        if damage == "truncated":
+            path.write_text(Path(f"{path}.good").read_text(encoding="utf-8")[:100], encoding="utf-8")
+        return outcome
+
+    outcome, started = _handover.capture_then_start(capture_and_damage, place.state)
+    assert outcome.parts
+    assert started["server_restored"] is False
+    assert ("ledger" in started["start_error"]) and place.state in started["start_error"]
+    assert not place.replica.is_running()
+    assert _deadman.fire(place.state) == 0
+    assert states(place.replica) == ("Yes", "Yes")
+    Path(f"{path}.good").rename(path)
+    _start.start(place.start_request(recover=True))
+    assert not Path(place.paths.directory).exists(), "an archive during which the dead-man fired is no backup"
+
+
 def test_a_polite_signal_does_not_interrupt_the_start(place: Place) -> None:
     _stop.stop(place.stop_request())
     shooter = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGTERM))

@@ -1,0 +1,69 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whose ledger it is. Several servers of one machine are several hosts, each with a state directory of its own.
+
+Where two of them share one by mistake, the one must never start, stop or set threads on the word of the other's ledger.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _connection
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
+
+_SECONDS = 5
+
+
+def other_server(ledger: Ledger, login: Login, host: str | None) -> RefusedError | None:
+    """The refusal (rule "lock") that is due when the ledger is of another server than ``login`` and ``host`` mean.
+
+    A server that answers is known by its data directory. While it is down, only its name in the inventory is left; None
+    means that the caller does not know it.
+    """
+    noted = str(ledger.data.get("server", {}).get("datadir"))
+    owner = str(ledger.data.get("host"))
+    datadir = _datadir_behind(login)
+    if datadir is not None:
+        if os.path.realpath(datadir) == os.path.realpath(noted):
+            return None
+    elif host in (None, owner):
+        return None
+    run = f"run {ledger.run_id} of host {owner}, data directory {noted}, step {ledger.step}"
+    here = f"{login.where()}, " + ("which does not answer" if datadir is None else f"data directory {datadir}")
+    if host in (None, owner):
+        return RefusedError(
+            f"The ledger {ledger.path} is of another server than the one that the login leads to",
+            found=f"{run}; the login leads to {here}",
+            expected="a login to the server of the ledger; each server of a machine has a state directory of its own",
+            server_state="untouched",
+            next_command="correct replica_backup_login_unix_socket (or _host and _port), or set "
+            "replica_backup_state_dir to a directory of this server's own",
+            rule="lock",
+        )
+    return RefusedError(
+        f"The ledger {ledger.path} is of another server, host {owner}",
+        found=f"{run}; this is host {host}, {here}",
+        expected="a state directory of its own for each server of a machine",
+        server_state="untouched",
+        next_command=f"set replica_backup_state_dir of host {host} to a directory of its own, such as "
+        f"{ledger.state_dir.rstrip('/')}-{host}. What is open is finished with: "
+        f"ansible-playbook mysql_ops.replica_backup.recover --limit {owner}",
+        rule="lock",
+    )
+
+
+def _datadir_behind(login: Login) -> str | None:
+    """The data directory of the server that answers, None when none does or the login is refused."""
+    try:
+        session = _connection.connect(
+            replace(login, connect_timeout=min(login.connect_timeout, _SECONDS)), read_timeout=_SECONDS
+        )
+        with session:
+            return str(session.scalar("SELECT @@GLOBAL.datadir"))
+    except ReplicaBackupError:
+        return None
