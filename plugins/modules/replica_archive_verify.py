@@ -7,12 +7,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: replica_archive_verify
-short_description: Compare a backup set with its manifest, byte by byte
+short_description: Compare backup sets with their manifests, byte by byte
 description:
   - Reads the archive of a set once from front to back, hashes every file inside, and compares every member with the
     manifest - name, type, size, owner, mode, time, link and SHA-256 - then the archive as a whole, and C(SHA256SUMS).
-  - Fails at the first difference and names the file; a flipped bit, a file cut short, a missing or an additional
-    member, another set's archive.
+  - Fails when a set is bad and names the file of the first difference - a flipped bit, a file cut short, a missing or
+    an additional member, another set's archive - after all sets have been read.
   - Needs neither a server nor PyMySQL; runs wherever the set can be read, the controller or a host that mounts it.
   - Nothing is written. Check mode does the same.
   - Without this collection, C(sha256sum -c SHA256SUMS) in the extracted tree proves the contents of all regular files.
@@ -21,8 +21,11 @@ author:
   - mysql_ops contributors (@mysql-ops)
 options:
   path:
-    description: Directory of the set, the one that holds C(manifest.json).
-    type: path
+    description:
+      - Directories of sets, those that hold a C(manifest.json), or globs of them.
+      - What a glob names without a manifest is an unfinished set and passed over; no set at all is an error.
+    type: list
+    elements: path
     required: true
 attributes:
   check_mode:
@@ -49,56 +52,54 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-verified:
-  description: Whether every byte is as the manifest says; false together with a failure.
-  returned: always, except when there is no set
-  type: bool
-  sample: true
-file:
-  description: The file that differs, a name inside the archive or of the set itself.
-  returned: failure
-  type: str
-  sample: datadir/shop/orders.ibd
-part_sha256_matches:
-  description: Whether the archive as a whole has the hash of the manifest.
-  returned: when a member of the archive differs
-  type: bool
-  sample: false
-set_dir:
-  description: Directory of the set.
-  returned: always
-  type: str
-  sample: /srv/backups/db2/20260101T030000Z
-host:
-  description: The replica that the set was made of.
-  returned: always
-  type: str
-  sample: db2
-backup_id:
-  description: When it was made (UTC).
-  returned: always
-  type: str
-  sample: 20260101T030000Z
-server:
-  description: Family, version, UUID and server_id of the replica.
-  returned: success
-  type: dict
-  sample: {family: mysql, version: 9.7.4, uuid: 3e11fa47-71ca-11e1-9e33-c80aa9429562, server_id: 2}
-files:
-  description: Number of members that were compared.
-  returned: success
-  type: int
-  sample: 412
-bytes:
-  description: Size of the archive.
-  returned: success
-  type: int
-  sample: 26843545
-seconds:
-  description: How long it took.
-  returned: success
-  type: float
-  sample: 1.7
+sets:
+  description: Every set that was read.
+  returned: always, except when there is none
+  type: list
+  elements: dict
+  contains:
+    set_dir:
+      description: Directory of the set.
+      type: str
+    verified:
+      description: Whether every byte is as the manifest says.
+      type: bool
+    msg:
+      description: What differs; only for a bad set.
+      type: str
+    file:
+      description: The file that differs, a name inside the archive or of the set itself; only for a bad set.
+      type: str
+    part_sha256_matches:
+      description: Whether the archive as a whole has the hash of the manifest; where a member of the archive differs.
+      type: bool
+    host:
+      description: The replica that the set was made of.
+      type: str
+    backup_id:
+      description: When it was made (UTC).
+      type: str
+    server:
+      description: Family, version, UUID and server_id of the replica.
+      type: dict
+    files:
+      description: Number of members that were compared.
+      type: int
+    bytes:
+      description: Size of the archive.
+      type: int
+    seconds:
+      description: How long it took.
+      type: float
+  sample:
+    - set_dir: /srv/backups/db2/20260101T030000Z
+      verified: true
+      host: db2
+      backup_id: 20260101T030000Z
+      server: {family: mysql, version: 9.7.4, uuid: 3e11fa47-71ca-11e1-9e33-c80aa9429562, server_id: 2}
+      files: 412
+      bytes: 26843545
+      seconds: 1.7
 """
 
 import typing as t
@@ -106,14 +107,18 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _module
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.verify import verify
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.verify import verify_all
 
 
 def main() -> None:
-    module = AnsibleModule(argument_spec={"path": {"type": "path", "required": True}}, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={"path": {"type": "list", "elements": "path", "required": True}}, supports_check_mode=True
+    )
 
     def work() -> dict[str, t.Any]:
-        return {"changed": False, **verify(module.params["path"]).to_result()}
+        results = verify_all(module.params["path"])
+        warnings = [warning for result in results for warning in result.pop("warnings")]
+        return {"changed": False, "sets": results, "warnings": warnings}
 
     _module.run(module, work, needs_pymysql=False)
 

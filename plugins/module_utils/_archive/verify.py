@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import time
@@ -68,6 +69,54 @@ def verify(directory: str) -> Verified:
         )
         raise
     return Verified(backup, files, backup.part.bytes, time.monotonic() - started, warnings)
+
+
+def find_sets(patterns: t.Iterable[str]) -> tuple[str, ...]:
+    """Directories with a manifest that paths or globs name, sorted; unfinished sets are passed over.
+
+    Raises RefusedError when there is none, or when a path without wildcards is no set.
+    """
+    found: set[str] = set()
+    wanted = [pattern.strip().rstrip("/") for pattern in patterns if pattern.strip()]
+    for pattern in wanted:
+        if glob.has_magic(pattern) and not os.path.isdir(pattern):
+            found.update(os.path.dirname(path) for path in glob.glob(os.path.join(pattern, MANIFEST_NAME)))
+        else:
+            found.add(open_set(pattern).directory)
+    if not found:
+        raise RefusedError(
+            "There is no backup set",
+            found=f"no directory with a {MANIFEST_NAME}, which is written last, at {', '.join(wanted) or 'nothing'}",
+            expected="directories of sets, HOST/BACKUP_ID",
+        )
+    return tuple(sorted(found))
+
+
+def verify_all(patterns: t.Iterable[str]) -> list[dict[str, t.Any]]:
+    """Verify every set that the patterns name. Returns a result for each.
+
+    Raises ReplicaBackupError after the last one when any is bad, with all results as the fact ``sets``.
+    """
+    results: list[dict[str, t.Any]] = []
+    errors: list[ReplicaBackupError] = []
+    for directory in find_sets(patterns):
+        try:
+            results.append(verify(directory).to_result())
+        except ReplicaBackupError as error:
+            errors.append(error)
+            results.append({**error.to_result(), "verified": False, "set_dir": directory})
+    if errors:
+        bad = [str(result["set_dir"]) for result in results if not result["verified"]]
+        first = errors[0]
+        raise ReplicaBackupError(
+            f"{len(bad)} of {len(results)} sets are bad ({', '.join(bad)}): {first.message}",
+            found=first.found,
+            expected=first.expected,
+            next_command=first.next_command,
+            sets=results,
+            **{name: first.facts[name] for name in ("file", "part_sha256_matches") if name in first.facts},
+        )
+    return results
 
 
 def _verify(backup: BackupSet) -> int:

@@ -16,7 +16,11 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.verify import verify
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.verify import (
+    find_sets,
+    verify,
+    verify_all,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_utils._archive.set_support import (
     BACKUP_ID,
@@ -230,3 +234,22 @@ def test_what_is_no_set(site: Site, why: str) -> None:
     change(directory)
     with pytest.raises(RefusedError, match=message):
         verify(str(directory))
+
+
+def test_all_sets_are_read_before_the_first_bad_one_fails(site: Site, tmp_path: Path) -> None:
+    directory = made(site)
+    root = tmp_path / "sets" / HOST
+    root.mkdir(parents=True)
+    for name in ("a", "b", "c", "unfinished"):
+        shutil.copytree(directory, root / name)
+    flip(data(root / "a"), 2000)
+    (root / "unfinished" / "manifest.json").unlink()
+    assert find_sets([f"{root}/*", f" {root}/b/ "]) == tuple(str(root / name) for name in "abc")
+    with pytest.raises(ReplicaBackupError, match="1 of 3 sets are bad") as caught:
+        verify_all([f"{tmp_path}/sets/*/*"])
+    assert [result["verified"] for result in caught.value.facts["sets"]] == [False, True, True]
+    assert len(verify_all([f"{root}/[bc]"])) == 2
+    with pytest.raises(RefusedError, match="There is no backup set"):
+        find_sets([f"{tmp_path}/nothing/*"])
+    with pytest.raises(RefusedError, match="it has no manifest"):
+        find_sets([f"{root}/unfinished"])
