@@ -92,9 +92,31 @@ _CALLS: dict[str, Callable[[Server, str, Path], dict[str, t.Any]]] = {
 }
 
 
+def test_a_login_that_leads_to_another_server_is_refused(fleet: Fleet, shared: str) -> None:
+    server = fleet.replicas[1]
+    pids = server.pids()
+    with pytest.raises(RefusedError, match="another server than the one that the login leads to"):
+        _start(server, shared, host="replica1", recover=True, take_over=True)
+    assert server.pids() == pids
+    assert not fleet.replicas[0].is_running()
+
+
+def test_the_playbooks_leave_the_other_server_alone(fleet: Fleet, shared: str) -> None:
+    wrong = inventory(fleet, replica2={"replica_backup_state_dir": shared})
+    server = fleet.replicas[1]
+    pids = server.pids()
+    for playbook in ("backup", "recover"):
+        run = run_playbook(playbook, wrong, "--limit", "replica2", extra_vars={"replica_backup_take_over": True})
+        assert run.status == 2
+        assert "set replica_backup_state_dir of host replica2 to a directory of its own" in flat(run.output)
+    assert server.pids() == pids
+    assert not fleet.replicas[0].is_running()
+    assert not fleet.set_directories(server)
+
+
 @pytest.fixture(scope="module", params=[True, False], ids=["neighbour up", "neighbour down"])
 def neighbour(request: pytest.FixtureRequest, fleet: Fleet, shared: str) -> Iterator[Server]:
-    """Give replica2, whose state directory is replica1's: running, or stopped by somebody."""
+    """Give replica2, whose state directory is replica1's: running, or stopped by somebody until the end."""
     server = fleet.replicas[1]
     if not request.param:
         server.stop()
@@ -118,28 +140,6 @@ def test_a_module_refuses_the_ledger_of_another_server(
     assert f"set replica_backup_state_dir of host replica2 to a directory of its own, such as {shared}-replica2" in text
     assert "mysql_ops.replica_backup.recover --limit replica1" in text
     assert caught.value.facts["rule"] == "lock"
-
-
-def test_a_login_that_leads_to_another_server_is_refused(fleet: Fleet, shared: str) -> None:
-    server = fleet.replicas[1]
-    pids = server.pids()
-    with pytest.raises(RefusedError, match="another server than the one that the login leads to"):
-        _start(server, shared, host="replica1", recover=True, take_over=True)
-    assert server.pids() == pids
-    assert not fleet.replicas[0].is_running()
-
-
-def test_the_playbooks_leave_the_other_server_alone(fleet: Fleet, shared: str) -> None:
-    wrong = inventory(fleet, replica2={"replica_backup_state_dir": shared})
-    server = fleet.replicas[1]
-    pids = server.pids()
-    for playbook in ("backup", "recover"):
-        run = run_playbook(playbook, wrong, "--limit", "replica2", extra_vars={"replica_backup_take_over": True})
-        assert run.status == 2
-        assert "set replica_backup_state_dir of host replica2 to a directory of its own" in flat(run.output)
-    assert server.pids() == pids
-    assert not fleet.replicas[0].is_running()
-    assert not fleet.set_directories(server)
 
 
 @pytest.mark.parametrize(
