@@ -98,7 +98,9 @@ channels:
       type: int
       sample: 1627
     gtid:
-      description: The server's GTID columns, C(auto_position), C(executed) and C(retrieved), or C(using), C(io_pos) and C(replica_pos).
+      description:
+        - The server's GTID columns.
+        - On MySQL C(auto_position), C(executed) and C(retrieved), on MariaDB C(using), C(io_pos) and C(replica_pos).
       type: dict
       sample: {"auto_position": "1", "retrieved": "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5"}
     delay:
@@ -143,9 +145,10 @@ channels:
       sample: {"connection": "TABLE", "applier": "TABLE"}
     parallel:
       description:
-        - How it applies. C(workers) is the number of applier threads, 0 without parallel ones (on MariaDB all connections share them).
-        - C(mode) is V(none), V(minimal), V(conservative), V(optimistic) or V(aggressive) on MariaDB, V(database) or V(logical_clock)
-          on MySQL.
+        - How it applies. C(workers) is the number of applier threads, 0 without parallel ones; on MariaDB all
+          connections share them.
+        - C(mode) is V(none), V(minimal), V(conservative), V(optimistic) or V(aggressive) on MariaDB, V(database) or
+          V(logical_clock) on MySQL.
         - C(keeps_commit_order) says whether transactions become visible in the source's order.
       type: dict
       sample: {"workers": 4, "mode": "logical_clock", "keeps_commit_order": true}
@@ -155,8 +158,8 @@ channels:
       sample: {"io": true, "applier": true}
 run_time_settings:
   description:
-    - Names of variables about replication that were set at run time and are in no option file; null when the server cannot say
-      (MySQL 5.6 and 5.7). A restart loses them; mysql_replica_start puts them back.
+    - Names of variables about replication that were set at run time and are in no option file; null when the server
+      cannot say (MySQL 5.6 and 5.7). A restart loses them; mysql_replica_start puts them back.
   returned: success
   type: list
   elements: str
