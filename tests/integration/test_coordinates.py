@@ -139,8 +139,9 @@ def attach(server: Server, manifest: Manifest, *, by_gtid: t.Container[str] = ()
     for channel in manifest["channels"]:
         named, arguments = ("%s ", (channel["name"],)) if mariadb else ("", ())
         server.query(f"RESET SLAVE {named}", arguments or None)
+        more: tuple[t.Any, ...] = ()
         if channel["name"] in by_gtid:
-            how, more = ("MASTER_USE_GTID = slave_pos" if mariadb else "MASTER_AUTO_POSITION = 1"), ()
+            how = "MASTER_USE_GTID = slave_pos" if mariadb else "MASTER_AUTO_POSITION = 1"
         else:
             how = "MASTER_LOG_FILE = %s, MASTER_LOG_POS = %s"
             how += ", MASTER_USE_GTID = no" if mariadb else ", MASTER_AUTO_POSITION = 0"
