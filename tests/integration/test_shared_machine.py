@@ -156,16 +156,9 @@ _AT = {"ansible_connection": "ssh", "ansible_host": "192.0.2.1", "replica_backup
             "back up",
             "on the same machine",
         ),
-        (
-            {**_AT, "ansible_connection": "local"},
-            {**_AT, "ansible_connection": "local"},
-            "back up",
-            "on the same machine",
-        ),
         # What is open in a directory that two servers share must be finished.
         (_AT, _AT, "recover", ""),
         (_AT, {**_AT, "replica_backup_state_dir": "/srv/state2"}, "back up", ""),
-        (_AT, {**_AT, "ansible_host": "192.0.2.2"}, "back up", ""),
         # Another container behind a forwarded port, perhaps.
         (_AT, {**_AT, "ansible_port": 2222}, "back up", ""),
     ],
