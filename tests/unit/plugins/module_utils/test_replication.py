@@ -178,6 +178,17 @@ def test_positioning_has_one_word_in_every_family() -> None:
     assert channel_from_row(row(Using_Gtid="Current_Pos")).positioning == "gtid"
 
 
+@pytest.mark.parametrize("family", ["mysql_9_7", "mariadb_10_11"])
+def test_two_recorded_channels_each_in_its_own_mode(family: str) -> None:
+    """One with settings of the server, one with an odd name that follows by file and position, an hour late."""
+    default, odd = (channel_from_row(recorded) for recorded in ROWS[family]["two_channels"])
+    assert (default.name, default.positioning, default.delay) == ("", "gtid", 0)
+    assert (odd.positioning, odd.delay, odd.lag is not None) == ("file", 3600, True)
+    assert odd.filters["replicate_wild_ignore_table"] == r"out\_%.%"
+    assert odd.name == ("kanal a-b \u00e7" if family == "mysql_9_7" else "\u00fcn\u00ef 'q\" `b\\s%d/x-")
+    assert all(channel.io_started and channel.applier_started and not channel.until for channel in (default, odd))
+
+
 def test_quiesce_on_mysql_9_7_uses_no_word_that_it_has_forgotten() -> None:
     running, stopped = row("mysql_9_7"), row("mysql_9_7", "stopped")
     scripted = session([running], [running], [stopped], gtid_mode="ON", replica_parallel_workers="4")
