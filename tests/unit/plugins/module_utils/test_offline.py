@@ -182,7 +182,23 @@ def test_channels_from_their_files(tmp_path: Path) -> None:
     (tmp_path / "relay-log-bad.info").write_text("")
     (tmp_path / "my-relay-bin.index").write_text("./my-relay-bin.000001\n./my-relay-bin.000002\n")
     (tmp_path / "my-relay-bin-c.index").write_text("./my-relay-bin-c.000004\n")
-    master = ["18", "b.1", "4", "h", "u", "secret", "3306", "60", "1", "/k/ca.pem", "", "/k/c.pem", "", "/k/k.pem", "0"]
+    master = [
+        "18",
+        "b.1",
+        "4",
+        "h",
+        "u",
+        "secret",
+        "3306",
+        "60",
+        "1",
+        "/k/ca.pem",
+        "/k/ca.d",
+        "/k/c.pem",
+        "",
+        "/k/k.pem",
+        "0",
+    ]
     (tmp_path / "master-c.info").write_text("\n".join([*master, "30.000", "", "0", ""]))
     facts = ServerFacts({"datadir": f"{tmp_path}/", "pid_file": "/run/my.pid"})
     found = _offline._channels(facts)
@@ -192,7 +208,7 @@ def test_channels_from_their_files(tmp_path: Path) -> None:
         "./my-relay-bin-c.000004",
     }
     assert found.connections == (f"{tmp_path}/master-c.info",)
-    assert found.tls_files == ("/k/ca.pem", "/k/c.pem", "/k/k.pem")
+    assert found.tls_files == ("/k/ca.pem", "/k/c.pem", "/k/k.pem", "/k/ca.d")
     assert len(found.warnings) == 1 and "relay-log-bad.info" in found.warnings[0] and "secret" not in str(found)
 
 
