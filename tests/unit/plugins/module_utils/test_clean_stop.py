@@ -288,13 +288,22 @@ def test_the_last_binary_log(disk: Disk, content: bytes, verdict: bool | None) -
     assert disk.verdicts()["binary_log"].verdict is verdict
 
 
+def test_the_last_binary_log_when_the_index_has_another_extension(disk: Disk) -> None:
+    disk.variables.update(log_bin="ON", log_bin_basename="bin", log_bin_index="./names.index")
+    (disk.path / "names.txt").write_text("./bin.999999\n./bin.1000000\n")
+    for name, flags in (("bin.999999", 1), ("bin.1000000", 0), ("bin.000001.idx", 1), ("bin.index", 1)):
+        (disk.path / name).write_bytes(_binlog(flags))
+    proof = disk.verdicts()["binary_log"]
+    assert proof.verdict is True and proof.detail.startswith(f"{disk.path}/bin.1000000"), proof
+
+
 def test_binary_logs_that_are_not_there(disk: Disk) -> None:
     disk.variables.update(log_bin="ON", log_bin_basename="bin", log_bin_index="./other.index")
-    proof = disk.verdicts()["binary_log"]
-    assert proof.verdict is None and "other.index" in proof.detail
-    (disk.path / "other.index").write_text("\n")
-    proof = disk.verdicts()["binary_log"]
-    assert proof.verdict is None and "empty" in proof.detail
+    for index in (None, "\n"):
+        if index is not None:
+            (disk.path / "other.index").write_text(index)
+        proof = disk.verdicts()["binary_log"]
+        assert proof.verdict is None and f"no binary log of {disk.path}/bin" in proof.detail
     assert disk.verdicts("mariadb")["gtid_state"].verdict is False
     (disk.path / "bin.state").write_text("0-1-1\n")
     assert disk.verdicts("mariadb")["gtid_state"].verdict is True
