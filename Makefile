@@ -18,7 +18,7 @@ PYTEST := python -m pytest
 CHECK := tests/lab/check.sh
 LAB := PYTHONPATH=$(CURDIR)/.ansible/collections python -m ansible_collections.mysql_ops.replica_backup.tests.lab
 
-SCENARIOS := default mysql97
+SCENARIOS := default mysql97 mysql56 mariadb_multisource scattered_files
 # Two lanes side by side: the second mostly waits for containers.
 STAGES := lint sanity unit integration
 SECOND := molecule
@@ -53,7 +53,7 @@ lint: setup-tests ## ansible-lint (production), ruff, mypy, yamllint, changelog
 	$(CHECK) lint ruff ruff check . || status=1; \
 	$(CHECK) lint ruff-format ruff format --check . || status=1; \
 	$(CHECK) lint mypy mypy --cache-dir .cache/mypy $(COLLECTION)/plugins $(COLLECTION)/tests \
-	    $(COLLECTION)/molecule/shared/tests || status=1; \
+	    $(addprefix $(COLLECTION)/,$(wildcard molecule/*/tests)) || status=1; \
 	$(CHECK) lint yamllint yamllint --strict . || status=1; \
 	$(CHECK) lint changelog antsibull-changelog lint || status=1; \
 	$(CHECK) lint ansible-lint ansible-lint --offline --profile production || status=1; \
@@ -74,7 +74,7 @@ integration: setup-tests ## Tests against real servers on this machine
 	@$(PYTEST) tests/integration --junitxml=$(RESULTS)/integration.xml
 
 # An image that cannot be built fails its own scenario, in the count as well, and no other.
-molecule: setup-tests ## Fleets of systemd hosts under writes: MariaDB 10.11, MySQL 9.7
+molecule: setup-tests ## Fleets under writes: MariaDB 10.11 and 11.8, MySQL 5.6 and 9.7
 	@status=0; $(LAB).containers image || status=1; \
 	for scenario in $(SCENARIOS); do \
 	    tests/lab/molecule.sh $(RESULTS) "$$scenario" || status=1; \

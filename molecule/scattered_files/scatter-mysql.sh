@@ -30,6 +30,8 @@ relay_log_index = /srv/scattered/indexes/relayed.list
 relay_log_purge = OFF
 replica_load_tmpdir = /srv/scattered/load
 binlog_encryption = ON
+innodb_flush_log_at_trx_commit = 2
+sync_binlog = 0
 secure_file_priv = /srv/scattered/files
 !include /srv/scattered/extra one.cnf
 CONF

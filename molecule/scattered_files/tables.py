@@ -92,6 +92,8 @@ def partitioned(name: str, engine: str, places: tuple[str, str]) -> str:
 def statements(family: Family, *, replica: bool) -> Iterator[str]:
     """Yield all of them in order."""
     special = []
+    if replica:
+        yield "SET SESSION sql_log_bin = 0"
     for database in DATABASES:
         yield f"CREATE DATABASE IF NOT EXISTS {quoted(database)}"
     if replica:

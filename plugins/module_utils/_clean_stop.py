@@ -268,12 +268,9 @@ def _prove_binary_log(facts: _Stopped) -> tuple[bool | None, str]:
     base = _binlog_base(facts)
     if base is None:
         return None, "the server writes no binary log"
-    index = facts.variables.get("log_bin_index")
-    index_path = _server.absolute(index, facts.datadir) if index else base + ".index"
-    names = [line for line in os.fsdecode(_server.read_bytes(index_path)).split("\n") if line]
-    if not names:
-        return None, f"{index_path} is empty"
-    path = _server.absolute(names[-1], facts.datadir)
+    path = _last_binary_log(facts, base)
+    if path is None:
+        return None, f"no binary log of {base} was found"
     with open(path, "rb") as stream:
         head = stream.read(23)
     if head[:4] != b"\xfebin" or len(head) < 23:
@@ -282,6 +279,25 @@ def _prove_binary_log(facts: _Stopped) -> tuple[bool | None, str]:
     if head[21] & 1:
         return False, f"{path} is marked as in use"
     return True, f"{path} was closed"
+
+
+def _last_binary_log(facts: _Stopped, base: str) -> str | None:
+    """The newest of the index; without an index under the name that the variable gives, the highest number.
+
+    An index keeps the extension of its option, and the variable says ".index" all the same (MySQL 9.7, MariaDB 10.11).
+    """
+    index = facts.variables.get("log_bin_index")
+    try:
+        content = _server.read_bytes(_server.absolute(index, facts.datadir) if index else base + ".index")
+        names = [line for line in os.fsdecode(content).split("\n") if line]
+        if names:
+            return _server.absolute(names[-1], facts.datadir)
+    except FileNotFoundError:
+        pass
+    directory, stem = os.path.split(base)
+    numbered = re.compile(re.escape(stem) + r"\.(\d{6,})")
+    found = [(int(match[1]), name) for name in os.listdir(directory) if (match := numbered.fullmatch(name))]
+    return os.path.join(directory, max(found)[1]) if found else None
 
 
 def _prove_gtid_state(facts: _Stopped) -> tuple[bool | None, str]:

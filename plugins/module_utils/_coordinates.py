@@ -1,7 +1,7 @@
 # Copyright (c) 2026, mysql_ops contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""After a clean stop: does the disk say what the server said about every channel before?"""
+"""Does the disk say what the server says about every channel? Asked with the appliers off, and after the stop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class Compared:
 def check_coordinates(
     channels: t.Iterable[t.Mapping[str, t.Any]], server: t.Mapping[str, t.Any]
 ) -> tuple[Compared, ...]:
-    """Compare the recorded channels with the files of a server that is down. Reads the disk, changes nothing.
+    """Compare the recorded channels with the files. Reads the disk, changes nothing.
+
+    The appliers must be off or the server down: servers write relay-log.info when an applier stops.
 
     ``channels`` and ``server`` are those sections of the ledger or the manifest. Coordinates that are kept in tables
     cannot be read without a server and are not compared. Raises nothing but OSError other than for a missing file.
@@ -47,13 +49,16 @@ def check_coordinates(
 
 
 def refuse_differences(compared: t.Iterable[Compared]) -> None:
-    """Raise ReplicaBackupError when something differs: such a copy would go on from another place than is recorded."""
+    """Raise ReplicaBackupError when something differs: a copy, or the server itself after a restart, would go on from
+    another place than the server says."""
     wrong = [item for item in compared if item.verdict is False]
     if wrong:
         raise ReplicaBackupError(
-            "The files of the stopped server do not say what it said about its replication before the stop",
+            "The files on disk do not say what the server says about its replication",
             found="; ".join(f"{item.name}: {item.detail}" for item in wrong),
-            expected="coordinates on disk equal to the recorded ones, and every relay log that is still needed",
+            expected="the server's coordinates on disk, and every relay log that is still needed",
+            next_command="find out who replaced or removed these files; the server itself would go on from what they "
+            "say after a restart, so point the channel anew at what the server says before any",
             rule="coordinates",
         )
 

@@ -21,7 +21,10 @@ def own_pattern(variables: t.Mapping[str, str]) -> str:
     escaped name of a named connection (seen on MariaDB 10.11: ``SQL_LOAD--a@0020b-2-1-1.data``); a shared /tmp may
     hold those of other servers.
     """
-    own = variables.get("server_uuid") or variables.get("server_id") or ""
+    if variables.get("server_uuid"):
+        # A channel's name stands before it as it is (seen on MySQL 9.7: ``SQL_LOAD-kanal a-b<uuid>-1-2.data``).
+        return rf"SQL_LOAD-[^/]*{re.escape(variables['server_uuid'])}-\d+-\d+\.(?:data|info)"
+    own = variables.get("server_id") or ""
     return rf"SQL_LOAD-(?:-[0-9A-Za-z_@]+-)?{re.escape(own)}-\d+-\d+\.(?:data|info)"
 
 

@@ -335,7 +335,9 @@ def _channels(facts: ServerFacts) -> _Channels:
     tls: dict[str, None] = {}
     for path in connections:
         info = read(_status_files.parse_connection_info, path)
-        tls.update(dict.fromkeys(info.tls_files if info else ()))
+        if info:
+            named = (*info.tls_files, info.ssl_capath, info.ssl_crlpath)
+            tls.update(dict.fromkeys(path for path in named if path))
     return _Channels(tuple(relay_logs), tuple(connections), tuple(tls), tuple(warnings))
 
 

@@ -46,7 +46,6 @@ _DIRECTORIES = (
     "innodb_data_home_dir",
     "innodb_log_group_home_dir",
     "innodb_undo_directory",
-    "innodb_doublewrite_dir",
     "aria_log_dir_path",
 )
 _BASE_NAMES = ("log_bin_basename", "log_bin_index", "relay_log", "relay_log_basename", "relay_log_index")
@@ -127,6 +126,15 @@ def _with_true_system_files(facts: ServerFacts) -> ServerFacts:
     return replace(facts, dictionary_files=tuple(moved.get(facts.path(path), path) for path in facts.dictionary_files))
 
 
+def _doublewrite_directory(facts: ServerFacts) -> str:
+    """MySQL puts "#" before a name that begins with none of "/", "." and "#" (8.0 manual, innodb_doublewrite_dir)."""
+    value = facts.get("innodb_doublewrite_dir")
+    marked = facts.path(f"#{value}")
+    if value and value[0] not in "/.#" and fs.is_directory(marked):
+        return marked
+    return facts.directory("innodb_doublewrite_dir", "innodb_data_home_dir")
+
+
 def _check_directories(facts: ServerFacts) -> None:
     """Refuse a directory that is not there under its name: its files would be missing and nobody would know.
 
@@ -134,6 +142,7 @@ def _check_directories(facts: ServerFacts) -> None:
     """
     named = {name: facts.get(name) for name in _DIRECTORIES}
     named.update({name: os.path.dirname(facts.get(name)) for name in _BASE_NAMES})
+    named["innodb_doublewrite_dir"] = _doublewrite_directory(facts)
     for name, value in named.items():
         if value and not fs.is_directory(facts.path(value)):
             raise RefusedError(
@@ -172,7 +181,7 @@ def _innodb(facts: ServerFacts, draft: Draft) -> list[str]:
     if "innodb_doublewrite_dir" in facts.variables:
         # Without a directory of its own, the doublewrite buffer of MySQL 8.0.20 lies beside the system tablespace.
         kind = "doublewrite" if facts.get("innodb_doublewrite_dir") else "innodb_home"
-        doublewrite = facts.directory("innodb_doublewrite_dir", "innodb_data_home_dir")
+        doublewrite = _doublewrite_directory(facts)
         draft.add(kind, doublewrite, r"\#ib_\d+_\d+\.b?dblwr")
         draft.role_below("doublewrite", doublewrite, r"\#ib_\d+_\d+\.b?dblwr")
     for variable in ("rocksdb_datadir", "rocksdb_wal_dir", "tokudb_data_dir", "tokudb_log_dir"):

@@ -34,6 +34,10 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import compress
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._bringback import BringBackLimits
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login, QueryError, Session
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._coordinates import (
+    check_coordinates,
+    refuse_differences,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._guards import Policy, Verdict
@@ -292,6 +296,8 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     ledger.data["deadman"] = _deadman.arm(ledger, request.login, request.downtime_budget)
     channels = _replication.quiesce(session, observed.dialect, request.limits)
     ledger.data["channels"] = observed.channel_facts(channels)
+    # Before the shutdown: the next start goes by what the files say.
+    refuse_differences(check_coordinates(ledger.data["channels"], ledger.data["server"]))
     if os.path.exists(request.paths.discovered):
         _discovery.refresh(session, request.paths)
     else:
@@ -318,7 +324,9 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
         variables=variables,
         error_log=mark,
     )
-    ledger.data["clean_stop"] = proof.to_dict()
+    compared = check_coordinates(ledger.data["channels"], ledger.data["server"])
+    clean_stop = proof.to_dict()
+    ledger.data["clean_stop"] = {**clean_stop, "proofs": [*clean_stop["proofs"], *(c.to_dict() for c in compared)]}
     ledger.end("shutdown")
     if not proof.clean:
         raise ReplicaBackupError(
@@ -327,6 +335,7 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
             expected="a clean shutdown",
             rule="clean_stop",
         )
+    refuse_differences(compared)
     ledger.begin("stopped")
     ledger.end("stopped")
 

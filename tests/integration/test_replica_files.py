@@ -28,6 +28,7 @@ from ansible_collections.mysql_ops.replica_backup.tests.lab.local import (
     Topology,
 )
 from ansible_collections.mysql_ops.replica_backup.tests.lab.scratch import CHECKOUT
+from ansible_collections.mysql_ops.replica_backup.tests.lab.window import Window
 
 ROLES = ("relay_log", "relay_log_index", "status_file")
 # Settings, and the names beside which another server's files of the same kind lie.
@@ -226,3 +227,41 @@ def test_a_channel_that_lives_in_memory_alone_is_refused(
         listed(replica, tmp_path / "spool")
     topology.follow(replica)
     assert (replica.datadir / "master.info") in listed(replica, tmp_path / "spool")
+
+
+@pytest.mark.parametrize("flavor", [MySQL56, MariaDB])
+def test_a_status_file_that_the_server_no_longer_writes_stops_the_backup(
+    topologies: Callable[[Flavor], Topology], tmp_path: Path, flavor: Callable[[], Flavor]
+) -> None:
+    """A copy in the place of the file that the server holds open: at the next start it would apply again."""
+    topology = topologies(flavor())
+    replica = add(topology, DEFAULTS)
+    topology.flavor.forget_history(replica.query)
+    topology.follow(replica)
+    window = Window(replica, tmp_path)
+    for folder in ("spool", "state"):
+        (tmp_path / folder).mkdir(mode=0o700)
+    info = replica.datadir / "relay-log.info"
+    topology.source.query("CREATE DATABASE x")
+    topology.wait_caught_up(replica)
+    aside = info.rename(replica.datadir / "aside")
+    shutil.copy(aside, info)
+    shutil.chown(info, replica.datadir.stat().st_uid, replica.datadir.stat().st_gid)
+    topology.source.query("CREATE TABLE x.t (a INT)")
+    topology.wait_caught_up(replica)
+    pids = replica.pids()
+    with pytest.raises(ReplicaBackupError, match="do not say what the server says") as caught:
+        window.stop()
+    assert caught.value.facts["rule"] == "coordinates"
+    assert "recorded executed binlog" in str(caught.value)
+    # Found before the shutdown: a restart is what would have done the harm.
+    assert replica.pids() == pids
+    assert not (tmp_path / "state" / "ledger.json").exists()
+    assert not list((tmp_path / "spool").rglob("manifest.json"))
+    channel = replica.channel()
+    assert channel is not None and channel.io_running and channel.applier_running
+    aside.rename(info)
+    assert any("coordinates" in proof["name"] for proof in window.stop()["clean_stop"]["proofs"])
+    window.start()
+    topology.wait_caught_up(replica)
+    assert topology.differences(replica) == {}

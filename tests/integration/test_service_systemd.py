@@ -207,12 +207,16 @@ def threads():
 """
 
 
-def test_the_dead_man_is_a_timer_that_needs_nobody(host: Host) -> None:
+@pytest.mark.parametrize("kind", ["systemd", "none"])
+def test_the_dead_man_is_a_timer_that_needs_nobody(host: Host, kind: str) -> None:
     host.shell("rm -rf /etc/systemd/system/mariadb.service.d; systemctl daemon-reload; rm -rf /root/state")
     host.shell("systemctl stop mariadb.service; systemctl start mariadb.socket mariadb.service")
+    if kind == "none":
+        host.shell("systemctl stop mariadb.socket mariadb.service; setsid -f mariadbd --user=mysql >/dev/null 2>&1")
     stopped = host.python(
         DEADMAN_PRELUDE
         + """
+wait_ready()
 settled()
 with connect().cursor() as cursor:
     cursor.execute("CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT=1, MASTER_USER='none'")
@@ -222,10 +226,12 @@ result = _stop.stop(_stop.StopRequest(
     login=LOGIN, paths=SetPaths("/root/spool", "db", "20260101T000000Z"), state_dir=STATE, run_id="r",
     compression="none",
     policy=Policy(allow_stopped_channels=True, allow_channel_errors=True), downtime_budget=8.0))
-answer = [before, result["clean_stop"]["clean"], _deadman.armed(STATE)["kind"], process() is None]
-"""
+answer = [before, result["clean_stop"]["clean"], _deadman.armed(STATE)["kind"], process() is None,
+          result["service"]["manager"]]
+""",
+        session=True,
     )
-    assert stopped == [["No", "Yes"], True, "systemd", True]
+    assert stopped == [["No", "Yes"], True, "systemd", True, kind]
     # The module has ended and nobody is connected; a client that polls the socket must not wake the server either.
     deadline = time.monotonic() + 60
     while '"finished"' not in host.shell("cat /root/state/deadman.fired 2>/dev/null"):
@@ -238,13 +244,19 @@ wait_ready()
 record = _deadman.fired(STATE)
 result = _start.start(_start.StartRequest(login=LOGIN, state_dir=STATE, recover=True, take_over=True))
 answer = [record["outcome"], threads(), systemctl("is-active", "mariadb.socket"), result["server_restored"],
-          os.path.exists("/run/systemd/system/mariadb.service.d"), os.path.exists(STATE + "/deadman.login")]
+          os.path.exists("/run/systemd/system/mariadb.service.d"), os.path.exists(STATE + "/deadman.login"),
+          _server.proc_text(process().pid, "cgroup")]
 with connect().cursor() as cursor:
     cursor.execute("STOP SLAVE")
     cursor.execute("RESET SLAVE ALL")
+if systemctl("is-active", "mariadb") != "active":
+    stop(detect())
 """
     )
-    assert back == ["server started", ["No", "Yes"], "active", True, False, False]
+    socket = {"systemd": "active", "none": "inactive"}[kind]
+    assert back[:-1] == ["server started", ["No", "Yes"], socket, True, False, False]
+    assert {"systemd": "mariadb.service", "none": "mysql-replica-backup-"}[kind] in back[-1]
+    assert "deadman" not in back[-1]
 
 
 def test_mariadbd_safe_as_root(host: Host) -> None:

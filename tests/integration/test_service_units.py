@@ -353,3 +353,53 @@ answer += [proof.clean, left]
     assert "mysql-replica-backup-" in after[2] and ".scope" in after[2]
     assert after[3:] == [kind, True, ""]
     assert "hidden" not in json.dumps(after)
+
+
+def test_a_unit_made_from_an_init_script(host: Host) -> None:
+    """As on hosts whose server came with a script only. Debian's kills every server when its own stop is slow."""
+    other = host.python(about("one", "wait_ready()\nanswer = process().to_dict()"))
+    host.shell(
+        "mkdir -p /root/units; mv /lib/systemd/system/mariadb.service /lib/systemd/system/mariadb.socket /root/units;"
+        "systemctl daemon-reload; systemctl start mariadb"
+    )
+    try:
+        seen = host.python(
+            """
+wait_ready()
+before = process().argv
+manager = detect()
+first = manager.to_dict()
+manager.hold()
+asked, proof = stop(manager)
+down = manager.status()
+again(manager).start(["--skip-slave-start"])
+wait_ready()
+argv = process().argv
+manager.after_start()
+# What a run leaves that is killed between the shutdown and the stop of the unit.
+manager = detect()
+with connect().cursor() as cursor:
+    cursor.execute("SHUTDOWN")
+_server.wait_gone(process(), 60)
+left = manager.status()
+again(manager).start()
+wait_ready()
+answer = [first, asked, proof.clean, proof.summary, down, argv, left, process().argv == before]
+"""
+        )
+    finally:
+        host.shell(
+            "systemctl stop mariadb; mv /root/units/mariadb.* /lib/systemd/system/; systemctl daemon-reload;"
+            "systemctl stop mariadb"
+        )
+    assert (seen[0]["kind"], seen[0]["name"], seen[0]["by_script"]) == ("systemd", "mariadb.service", True)
+    assert seen[0]["warnings"] == [
+        "mariadb.service kills servers by force when its stop is slow: SQL SHUTDOWN is used instead"
+    ]
+    assert seen[1] is False
+    assert seen[2], seen[3]
+    assert seen[4] == "systemd unit mariadb.service is inactive (dead)"
+    assert "--skip-slave-start" in seen[5]
+    assert seen[6] == "systemd unit mariadb.service is active (exited)"
+    assert seen[7] is True
+    assert host.python(about("one", "answer = process().to_dict()")) == other

@@ -20,7 +20,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._start im
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._stop import StopRequest, stop
 from ansible_collections.mysql_ops.replica_backup.tests.lab.fleet import Fleet
 from ansible_collections.mysql_ops.replica_backup.tests.lab.local import Server
-from ansible_collections.mysql_ops.replica_backup.tests.lab.playbook import run_playbook
+from ansible_collections.mysql_ops.replica_backup.tests.lab.playbook import run_playbook, write_inventory
+from ansible_collections.mysql_ops.replica_backup.tests.lab.scratch import CHECKOUT
 
 
 def flat(output: str) -> str:
@@ -92,9 +93,31 @@ _CALLS: dict[str, Callable[[Server, str, Path], dict[str, t.Any]]] = {
 }
 
 
+def test_a_login_that_leads_to_another_server_is_refused(fleet: Fleet, shared: str) -> None:
+    server = fleet.replicas[1]
+    pids = server.pids()
+    with pytest.raises(RefusedError, match="another server than the one that the login leads to"):
+        _start(server, shared, host="replica1", recover=True, take_over=True)
+    assert server.pids() == pids
+    assert not fleet.replicas[0].is_running()
+
+
+def test_the_playbooks_leave_the_other_server_alone(fleet: Fleet, shared: str) -> None:
+    wrong = inventory(fleet, replica2={"replica_backup_state_dir": shared})
+    server = fleet.replicas[1]
+    pids = server.pids()
+    for playbook in ("backup", "recover"):
+        run = run_playbook(playbook, wrong, "--limit", "replica2", extra_vars={"replica_backup_take_over": True})
+        assert run.status == 2
+        assert "set replica_backup_state_dir of host replica2 to a directory of its own" in flat(run.output)
+    assert server.pids() == pids
+    assert not fleet.replicas[0].is_running()
+    assert not fleet.set_directories(server)
+
+
 @pytest.fixture(scope="module", params=[True, False], ids=["neighbour up", "neighbour down"])
 def neighbour(request: pytest.FixtureRequest, fleet: Fleet, shared: str) -> Iterator[Server]:
-    """Give replica2, whose state directory is replica1's: running, or stopped by somebody."""
+    """Give replica2, whose state directory is replica1's: running, or stopped by somebody until the end."""
     server = fleet.replicas[1]
     if not request.param:
         server.stop()
@@ -120,52 +143,51 @@ def test_a_module_refuses_the_ledger_of_another_server(
     assert caught.value.facts["rule"] == "lock"
 
 
-def test_a_login_that_leads_to_another_server_is_refused(fleet: Fleet, shared: str) -> None:
-    server = fleet.replicas[1]
-    pids = server.pids()
-    with pytest.raises(RefusedError, match="another server than the one that the login leads to"):
-        _start(server, shared, host="replica1", recover=True, take_over=True)
-    assert server.pids() == pids
-    assert not fleet.replicas[0].is_running()
-
-
-def test_the_playbooks_leave_the_other_server_alone(fleet: Fleet, shared: str) -> None:
-    wrong = inventory(fleet, replica2={"replica_backup_state_dir": shared})
-    server = fleet.replicas[1]
-    pids = server.pids()
-    for playbook in ("backup", "recover"):
-        run = run_playbook(playbook, wrong, "--limit", "replica2", extra_vars={"replica_backup_take_over": True})
-        assert run.status == 2
-        assert "set replica_backup_state_dir of host replica2 to a directory of its own" in flat(run.output)
-    assert server.pids() == pids
-    assert not fleet.replicas[0].is_running()
-    assert not fleet.set_directories(server)
+_AT = {"ansible_connection": "ssh", "ansible_host": "192.0.2.1", "replica_backup_state_dir": "/srv/state"}
 
 
 @pytest.mark.parametrize(
-    ("other", "clash"),
+    ("first", "second", "purpose", "clash"),
     [
-        ({"replica_backup_state_dir": "/srv/state/"}, True),
-        ({"replica_backup_state_dir": "/srv/state", "ansible_connection": "ssh"}, False),
-        ({"replica_backup_state_dir": "/srv/state2"}, False),
+        (_AT, _AT, "back up", "on the same machine (192.0.2.1)"),
+        (
+            _AT,
+            {**_AT, "ansible_port": "22", "replica_backup_state_dir": "/srv/state/"},
+            "back up",
+            "on the same machine",
+        ),
+        # What is open in a directory that two servers share must be finished.
+        (_AT, _AT, "recover", ""),
+        (_AT, {**_AT, "replica_backup_state_dir": "/srv/state2"}, "back up", ""),
+        # Another container behind a forwarded port, perhaps.
+        (_AT, {**_AT, "ansible_port": 2222}, "back up", ""),
     ],
 )
-def test_one_state_directory_for_two_servers_of_a_machine(fleet: Fleet, other: dict[str, t.Any], clash: bool) -> None:
-    path = inventory(fleet, replica1={"replica_backup_state_dir": "/srv/state"}, replica2=other)
-    run = run_playbook("backup", path, "--check")
-    said = (
-        "replica1 and replica2 are on the same machine and have the same replica_backup_state_dir, /srv/state. It holds"
-        " the lock and the ledger of one server"
-    )
-    assert (said in flat(run.output)) is clash
-    assert ("Back up replicas in batches" in run.output) is not clash
+def test_one_state_directory_for_two_servers_of_a_machine(
+    tmp_path: Path, first: dict[str, t.Any], second: dict[str, t.Any], purpose: str, clash: str
+) -> None:
+    hosts = {"all": {"children": {"mysql_replicas": {"hosts": {"db2": first, "db3": second}}}}}
+    play = {
+        "hosts": "all,localhost",
+        "gather_facts": False,
+        "tasks": [{"import_tasks": str(CHECKOUT / "playbooks" / "tasks" / "choose.yml"), "vars": {"purpose": purpose}}],
+    }
+    playbook = write_inventory(tmp_path / "choose.yml", t.cast("dict[str, t.Any]", [play]))
+    run = run_playbook(str(playbook), write_inventory(tmp_path / "inventory.yml", hosts))
+    assert run.status == (2 if clash else 0), run.output
+    if clash:
+        assert f"db2 and db3 are {clash}" in flat(run.output)
+        assert (
+            "and have the same replica_backup_state_dir, /srv/state. It holds the lock and the ledger of one server"
+            in (flat(run.output))
+        )
 
 
-def test_servers_of_one_address(fleet: Fleet) -> None:
-    common = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "replica_backup_state_dir": "/srv/state"}
-    run = run_playbook(
-        "backup", inventory(fleet, replica1=common, replica2={**common, "ansible_port": "22"}), "--check"
-    )
+def test_the_backup_playbook_refuses_before_it_connects(fleet: Fleet) -> None:
+    path = inventory(fleet, **{name: {"replica_backup_state_dir": "/srv/state"} for name in ("replica1", "replica2")})
+    run = run_playbook("backup", path)
     assert run.status == 2
-    assert "replica1 and replica2 are on the same machine (127.0.0.1) and have the same" in flat(run.output)
+    assert "replica1 and replica2 are on the same machine and have the same replica_backup_state_dir" in flat(
+        run.output
+    )
     assert "Back up replicas in batches" not in run.output

@@ -28,9 +28,13 @@ _SCENARIO = yaml.safe_load((CHECKOUT / "molecule" / SCENARIO / "molecule.yml").r
 _INVENTORY = _SCENARIO["provisioner"]["inventory"]
 _GROUPS: dict[str, list[str]] = {host["name"]: host["groups"] for host in _SCENARIO["platforms"]}
 SOURCES = tuple(name for name, groups in _GROUPS.items() if "sources" in groups)
-REPLICAS = tuple(name for name, groups in _GROUPS.items() if "mysql_replicas" in groups)
+# With sources, sets and tests of their own.
+SEVERAL_CHANNELS = tuple(name for name, groups in _GROUPS.items() if "several_channels" in groups)
+REPLICAS = tuple(
+    name for name, groups in _GROUPS.items() if "mysql_replicas" in groups and name not in SEVERAL_CHANNELS
+)
 # What sets are restored to by hand.
-BARE = tuple(name for name in _GROUPS if name not in SOURCES + REPLICAS)
+BARE = tuple(name for name in _GROUPS if name not in SOURCES + REPLICAS + SEVERAL_CHANNELS)
 
 
 @cache

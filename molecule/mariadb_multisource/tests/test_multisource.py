@@ -225,7 +225,9 @@ def test_the_set_holds_what_the_load_had_left(hosts: dict[str, Host], sets: dict
 
 def lay_down(host: Host, origin: Host, backup: BackupSet) -> None:
     """Put the set onto the host, its places where they were, and configure the server without starting it."""
-    host.run("systemctl stop mariadb.socket mariadb; systemctl reset-failed mariadb")
+    # Other tests leave it killed and masked.
+    host.run("systemctl unmask --runtime --quiet mariadb; systemctl stop mariadb.socket mariadb")
+    host.run("systemctl reset-failed mariadb || true")
     host.run("rm -rf /restore /var/lib/mysql/* /srv/binlog/* /srv/relay/* && mkdir -p /restore")
     archive = f"{host.container}:/restore/data.tar.zst"
     subprocess.run(["podman", "cp", str(backup.directory / "data.tar.zst"), archive], check=True)

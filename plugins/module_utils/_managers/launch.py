@@ -185,7 +185,7 @@ def spawn(launch: Launch, options: t.Sequence[str], output: str, *, scope: bool 
     # The new process waits until nobody can write into this one any more.
     gate, opener = os.pipe()
     child = os.fork()
-    if child == 0:  # pragma: no cover (in a process that execve ends)
+    if child == 0:  # pragma: no cover - another process
         try:
             os.close(reader)
             os.close(opener)
@@ -249,7 +249,7 @@ def _in_group(pid: int, unit: str) -> bool:
     return True
 
 
-def _become(launch: Launch, output: str, keep: int) -> None:  # pragma: no cover (in a process that execve ends)
+def _become(launch: Launch, output: str, keep: int) -> None:  # pragma: no cover - another process
     """In the new process: shed everything that is ours and take on what the command had before."""
     for caught in (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGXFSZ):
         signal.signal(caught, signal.SIG_DFL)
@@ -280,7 +280,7 @@ def _become(launch: Launch, output: str, keep: int) -> None:  # pragma: no cover
     os.chdir(launch.cwd)
 
 
-def _open_log(path: str, extra: int) -> int:  # pragma: no cover (in a process that execve ends)
+def _open_log(path: str, extra: int) -> int:  # pragma: no cover - another process
     flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NOCTTY | extra
     try:
         return os.open(path, flags, 0o600)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _server
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers import commands, unit_file
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers import commands, init_script, unit_file
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import (
     Found,
     OnPoll,
@@ -29,7 +29,7 @@ _DROP_IN = "zz-replica-backup.conf"
 _ASKED = (
     *("Id", "LoadState", "ActiveState", "SubState", "MainPID", "TimeoutStopUSec", "SendSIGKILL", "NeedDaemonReload"),
     # UpheldBy and, below, PropagatesStopTo: from systemd 249; others leave them out of their answer.
-    *("Transient", "RefuseManualStart", "RefuseManualStop", "UpheldBy"),
+    *("KillMode", "Transient", "RefuseManualStart", "RefuseManualStop", "UpheldBy"),
 )
 _STOPPED_ALONG = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
 _POLL = 0.2
@@ -58,11 +58,14 @@ class Systemd(Recorded):
     ``dependents``: units that systemd stops together with the service, and that were active.
     ``endless_stop``: whether systemd's own limit for the stop has to be lifted, because at its end systemd
     kills the server or forgets about it.
+    ``by_script``: the unit stands for an init script that kills every server of the host when its own stop fails. It is
+    run only when the server is down already.
     """
 
     name: str
     takes_options: bool
     endless_stop: bool
+    by_script: bool = False
     wakers: tuple[str, ...] = ()
     dependents: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -106,11 +109,15 @@ class Systemd(Recorded):
             )
 
     def request_stop(self) -> bool:
+        if self.by_script:
+            return False
         _systemctl("stop", "--no-block", "--", self.name)
         return True
 
     def wait_stopped(self, timeout: float, on_poll: OnPoll = None) -> float:
         begin = time.monotonic()
+        if self.by_script:
+            _systemctl("stop", "--no-block", "--", self.name)
         while True:
             state = _show(self.name, "ActiveState", "SubState", "MainPID")
             waited = time.monotonic() - begin
@@ -138,7 +145,11 @@ class Systemd(Recorded):
             time.sleep(_POLL)
 
     def start(self, options: t.Sequence[str] = ()) -> None:
-        if _show(self.name, "ActiveState").get("ActiveState") in ("active", "activating", "reloading"):
+        state = _show(self.name, "ActiveState", "SubState")
+        if state.get("SubState") == "exited":
+            # Of a unit with RemainAfterExit=, as generated for init scripts, a start would do nothing now.
+            _systemctl("stop", "--", self.name)
+        elif state.get("ActiveState") in ("active", "activating", "reloading"):
             return
         if options:
             starts = self.start_commands()
@@ -283,6 +294,8 @@ def find(found: Found, *, required: bool) -> ServiceManager | None:
             expected="root",
             next_command="run the play with become: true",
         )
+    script = unit_file.script_of(starts[0]) if len(starts) == 1 else None
+    manager.by_script = script is not None and not init_script.stops_gently(script)
     manager.takes_options = unit_file.with_options(starts, found.own_options) is not None
     manager.wakers = tuple(name for name in _triggers(unit) if _active(name))
     manager.dependents = tuple(_stopped_along(unit))
@@ -352,10 +365,14 @@ def _warnings(manager: Systemd, state: t.Mapping[str, str], starts: t.Sequence[s
             f"{manager.name} cannot be given {found.own_options[0]}: its ExecStart is not understood "
             f"({'; '.join(starts) or 'none'})"
         )
+    if manager.by_script:
+        said.append(f"{manager.name} kills servers by force when its stop is slow: SQL SHUTDOWN is used instead")
     if manager.dependents:
         said.append(f"systemd stops {', '.join(manager.dependents)} together with {manager.name}")
     limit = _seconds(state.get("TimeoutStopUSec", "infinity"))
-    if limit < found.shutdown_timeout and state.get("SendSIGKILL") == "yes":
+    # Without a main process and with KillMode=process there is nothing that systemd would kill.
+    kills = state.get("SendSIGKILL") == "yes" and (state.get("KillMode"), state.get("MainPID")) != ("process", "0")
+    if limit < found.shutdown_timeout and kills:
         said.append(
             f"systemd kills {manager.name} {limit:g} s after it was asked to stop (TimeoutStopSec=, SendSIGKILL=yes), "
             f"sooner than replica_backup_shutdown_timeout ({found.shutdown_timeout:g} s). The backup lifts that for "

@@ -60,7 +60,8 @@ def with_options(commands: t.Sequence[str], options: t.Sequence[str]) -> str | N
     shell = _SHELL_COMMAND.fullmatch(command)
     if shell is None:
         unquoted = SERVER_WORD.search(command) and not re.match(r"[@:+!|-]*\S*/(?:ba|da)?sh\s", command)
-        return f"{command} {option}" if unquoted or _is_script_start(command) else None
+        script = script_of(command)
+        return f"{command} {option}" if unquoted or (script and init_script.hands_on(script)) else None
     # In sh -c "...; exec mariadbd ..." a word after the string would be $0: it has to go inside, to the last command.
     last = re.split(r"\|\||&&|[;|&\n]", shell.group("body"))[-1]
     if not SERVER_WORD.search(last):
@@ -73,7 +74,7 @@ def _without_quoted(text: str) -> str:
     return re.sub(r"\"(?:\\.|[^\"])*\"|'(?:\\.|[^'])*'", "", text)
 
 
-def _is_script_start(command: str) -> bool:
-    """``/etc/init.d/mysql start``, as systemd generates it, when that script hands options on to the server."""
+def script_of(command: str) -> str | None:
+    """The init script of ``/etc/init.d/mysql start``, which is what systemd's generator makes of one."""
     match = re.fullmatch(r"[@:+!|-]*(/etc/(?:rc\.d/)?init\.d/[\w.-]+)\s+start", command)
-    return match is not None and init_script.hands_on(match.group(1))
+    return match.group(1) if match is not None else None

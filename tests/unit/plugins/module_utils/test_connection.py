@@ -136,8 +136,9 @@ def test_statements_that_fail_keep_number_and_arguments_apart(server: Server) ->
 
 
 def test_rows_hold_any_byte(server: Server) -> None:
-    with contextlib.closing(pymysql.connect(user="root", unix_socket=str(server.socket))) as other:
-        busy = threading.Thread(target=lambda: other.query(b"DO SLEEP(600) /* \xdd */"))  # type: ignore[arg-type]
+    opened: t.Any = pymysql.connect(user="root", unix_socket=str(server.socket))
+    with contextlib.closing(opened) as other:
+        busy = threading.Thread(target=lambda: other.query(b"DO SLEEP(600) /* \xdd */"))
         with connect(Login(user="root", unix_socket=str(server.socket))) as session:
             busy.start()
             shown: list[str] = []

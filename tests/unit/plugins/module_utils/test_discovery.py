@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pwd
@@ -24,6 +25,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _d
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login, Session, connect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._filelist import Entry, read_list, retake
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._installed import Hints
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery, Place
 
@@ -305,6 +307,35 @@ def test_a_private_tmp_is_saved_before_the_stop(scattered: Server, tmp_path: Pat
     assert place.path == f"{scattered.root}/load"
     assert Path(place.root(), name).read_text() == "rows"
     assert _named(retake(discovery))[f"load_data/{name}"].role == "load_data"
+
+
+def test_without_the_server_the_list_is_the_same(scattered: Server, tmp_path: Path) -> None:
+    hints = Hints(defaults_file=str(scattered.root / "etc" / "my.cnf"), server_binary=MARIADBD)
+    for name in ("live", "down", "other", "crashed"):
+        (tmp_path / name).mkdir()
+    with scattered.session() as session:
+        _discovery.discover(session, _request(tmp_path / "live"))
+    with pytest.raises(RefusedError, match="works on") as refused:
+        _discovery.discover_offline(_request(tmp_path / "down"), hints)
+    assert "offline at 'auto'" in str(refused.value)
+    scattered.stop()
+    down = _discovery.discover_offline(_request(tmp_path / "down"), hints, login=scattered.login)
+    assert {item["fact"] for item in down["unknown"]} == {"open_files", "dictionary"}
+    assert (down["offline"], down["clean_stop"]["clean"]) == (True, True)
+    lists = [set(_named(read_list(str(_request(tmp_path / name).paths.discovered))[1])) for name in ("live", "down")]
+    assert lists[0] - lists[1] == {"datadir/ddl_recovery.log"}
+    assert {name for name in lists[1] - lists[0] if "ib_buffer_pool" not in name} == {"binlog/bin.state"}
+    for login in (Login(unix_socket="/nowhere"), Login(host="192.0.2.1"), Login(host="no such.invalid"), Login(port=1)):
+        with pytest.raises(RefusedError, match="is another one"):
+            _discovery.discover_offline(_request(tmp_path / "other"), hints, login=login)
+    with pytest.raises(RefusedError, match="the directory is missing"):
+        _discovery.discover_offline(_request(tmp_path / "other"), dataclasses.replace(hints, datadir="/no/such"))
+    again = _start(scattered.root)
+    again.process.kill()
+    again.process.wait(60)
+    crashed = _discovery.discover_offline(_request(tmp_path / "crashed", check_mode=True), hints)
+    assert crashed["clean_stop"]["clean"] is False
+    assert any("is no backup" in warning for warning in crashed["warnings"])
 
 
 def test_the_result_stays_small_whatever_there_is(scattered: Server, tmp_path: Path) -> None:

@@ -61,6 +61,8 @@ def test_a_healthy_replica_passes() -> None:
         ({"channels": (channel(applier="No", lag=None),)}, Policy(), ["channel_threads"]),
         ({"channels": (channel(applier_error="1062 Duplicate"),)}, Policy(), ["channel_errors"]),
         ({"channels": (channel(io_error="1236 gone"),)}, Policy(allow_channel_errors=True), []),
+        ({"channels": (channel(until="Gtid"),)}, Policy(), ["until"]),
+        ({"channels": (channel(until="Gtid", applier="No"),)}, Policy(allow_stopped_channels=True), []),
         ({"channels": (channel(lag=301),)}, Policy(), ["lag"]),
         ({"channels": (channel(lag=300),)}, Policy(), []),
         ({"channels": (channel(lag=3601, delay=3600),)}, Policy(), []),

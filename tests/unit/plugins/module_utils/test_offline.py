@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _offline, _server_help
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Identity
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._installed import Hints
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._installed import Hints, Start
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._offline import (
     built_in_datadir,
     persisted_settings,
@@ -181,7 +182,23 @@ def test_channels_from_their_files(tmp_path: Path) -> None:
     (tmp_path / "relay-log-bad.info").write_text("")
     (tmp_path / "my-relay-bin.index").write_text("./my-relay-bin.000001\n./my-relay-bin.000002\n")
     (tmp_path / "my-relay-bin-c.index").write_text("./my-relay-bin-c.000004\n")
-    master = ["18", "b.1", "4", "h", "u", "secret", "3306", "60", "1", "/k/ca.pem", "", "/k/c.pem", "", "/k/k.pem", "0"]
+    master = [
+        "18",
+        "b.1",
+        "4",
+        "h",
+        "u",
+        "secret",
+        "3306",
+        "60",
+        "1",
+        "/k/ca.pem",
+        "/k/ca.d",
+        "/k/c.pem",
+        "",
+        "/k/k.pem",
+        "0",
+    ]
     (tmp_path / "master-c.info").write_text("\n".join([*master, "30.000", "", "0", ""]))
     facts = ServerFacts({"datadir": f"{tmp_path}/", "pid_file": "/run/my.pid"})
     found = _offline._channels(facts)
@@ -191,7 +208,7 @@ def test_channels_from_their_files(tmp_path: Path) -> None:
         "./my-relay-bin-c.000004",
     }
     assert found.connections == (f"{tmp_path}/master-c.info",)
-    assert found.tls_files == ("/k/ca.pem", "/k/c.pem", "/k/k.pem")
+    assert found.tls_files == ("/k/ca.pem", "/k/c.pem", "/k/k.pem", "/k/ca.d")
     assert len(found.warnings) == 1 and "relay-log-bad.info" in found.warnings[0] and "secret" not in str(found)
 
 
@@ -221,6 +238,60 @@ def test_a_data_directory_that_no_option_names(tmp_path: Path) -> None:
     (tmp_path / "my.cnf").write_text("[mysqld]\ndatadir=data\n")
     with pytest.raises(RefusedError, match="not absolute"):
         read_offline(Hints(defaults_file=str(tmp_path / "my.cnf"), server_binary=str(MARIADBD)))
+
+
+@pytest.mark.parametrize(
+    ("identity", "variables", "start", "uuid", "facts"),
+    [
+        (("mariadb", (10, 11, 0)), {}, Start("x", (), known=True), "", ["open_files", "dictionary"]),
+        (("mariadb", (10, 11, 0)), {}, Start("x", ()), "", ["command_line", "open_files", "dictionary"]),
+        (
+            ("mysql", (5, 6, 24)),
+            {"master_info_repository": "FILE"},
+            Start("x", (), known=True),
+            "u",
+            ["open_files", "dictionary"],
+        ),
+        (
+            ("mysql", (5, 6, 24)),
+            {"master_info_repository": "TABLE", "slave_load_tmpdir": "/var/tmp/x"},
+            Start("x", (), known=True, private_tmp=True),
+            "",
+            ["open_files", "dictionary", "channel_tls_files", "server_uuid", "private_tmp"],
+        ),
+        (
+            ("mysql", (9, 7, 4)),
+            {"innodb_directories": "", "replica_load_tmpdir": "/srv"},
+            Start("x", (), known=True, private_tmp=True),
+            "u",
+            ["open_files", "dictionary", "channel_tls_files"],
+        ),
+    ],
+)
+def test_what_could_not_be_learned(
+    identity: tuple[str, tuple[int, int, int]], variables: dict[str, str], start: Start, uuid: str, facts: list[str]
+) -> None:
+    told = _offline._not_learned(
+        ServerFacts({"datadir": "/d/", **variables}), Identity(*identity, version_text=""), start, uuid
+    )
+    assert [item.fact for item in told] == facts
+
+
+def test_persisted_settings_that_cannot_be_read_are_unknown(tmp_path: Path) -> None:
+    # MariaDB has no such file; so a program that speaks as MySQL 9.7 did.
+    program = tmp_path / "mysqld"
+    program.write_text(f"#!/bin/sh\nexec cat '{HELP}/mysql-9.7.txt'\n")
+    program.chmod(0o755)
+    (tmp_path / "mysqld-auto.cnf").write_text("{")
+    (tmp_path / "my.cnf").write_text("[mysqld-9.7]\nbasedir=/opt/x\n")
+    hints = Hints(defaults_file=str(tmp_path / "my.cnf"), server_binary=str(program), datadir=str(tmp_path))
+    assert next(item.fact for item in read_offline(hints).unknown) == "persisted_settings"
+    (tmp_path / "mysqld-auto.cnf").write_text('{"mysql_static_variables": {"relay_log": {"Value": "/persisted/r"}}}')
+    (tmp_path / "auto.cnf").write_text("[auto]\nserver-uuid=40a0ae3c-e677-11f1-ac59-02fc00000001\n")
+    found = read_offline(hints)
+    assert found.facts.get("relay_log_basename") == "/persisted/r"
+    assert found.facts.get("server_uuid") == "40a0ae3c-e677-11f1-ac59-02fc00000001"
+    assert found.datadir_state == "filled"
 
 
 def test_a_program_that_is_no_server() -> None:

@@ -172,10 +172,10 @@ UUID = "6d2c1c5e-0000-11ee-8c99-0242ac120002"
             ["SQL_LOAD-2-1-1.data", "SQL_LOAD--odd@0020@1o@002f@002d1-2-1-1.data"],
             ["SQL_LOAD-27-1-1.data", "SQL_LOAD--c-27-1-1.data", f"SQL_LOAD-{UUID}-1-1.data", "SQL_LOAD-2-1-1.data.bak"],
         ),
-        # MySQL 5.6 and 9.7
+        # MySQL 5.6 and 9.7, the last as 9.7 names it for the channel "kanal a-b \u00e7".
         (
             {"server_uuid": UUID, "server_id": "2"},
-            [f"SQL_LOAD-{UUID}-1-12.data", f"SQL_LOAD-{UUID}-1-12.info"],
+            [f"SQL_LOAD-{UUID}-1-12.data", f"SQL_LOAD-{UUID}-1-12.info", f"SQL_LOAD-kanal a-b \u00e7{UUID}-1-12.data"],
             ["SQL_LOAD-2-1-1.data", f"SQL_LOAD-{UUID[:-1]}3-1-1.data", f"SQL_LOAD-{UUID}-1.data"],
         ),
         # A MariaDB server whose id looks like the beginning of another one's UUID.

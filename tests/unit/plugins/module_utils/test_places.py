@@ -328,6 +328,16 @@ def test_the_system_tablespace_as_mysqls_dictionary_names_it(root: Path) -> None
     assert missing_required(discovery, walk(discovery)) == []
 
 
+def test_mysql_marks_the_directory_of_the_doublewrite_buffer(root: Path) -> None:
+    touch(root, "data/#dblwr/#ib_16384_0.dblwr", "data/plain/#ib_16384_0.dblwr")
+    for value, marked in (("dblwr", "#dblwr"), ("#dblwr", "#dblwr"), ("./plain", "plain"), ("plain", "plain")):
+        entries = listed(plan_places(facts(root, {"innodb_doublewrite_dir": value})))
+        roles = {name for name, entry in entries.items() if entry.role == "doublewrite"}
+        assert roles == {f"datadir/{marked}/#ib_16384_0.dblwr"}, value
+    with pytest.raises(RefusedError, match="innodb_doublewrite_dir leads to"):
+        plan_places(facts(root, {"innodb_doublewrite_dir": "absent"}))
+
+
 def test_the_log_of_the_transaction_coordinator(root: Path) -> None:
     touch(root, "x/coordinator", "x/other")
     discovery = plan_places(facts(root, options={"log_tc": f"{root}/x/coordinator"}))

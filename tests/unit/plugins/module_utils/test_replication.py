@@ -98,6 +98,26 @@ def test_neutral_facts_of_mysql_5_6_and_mariadb() -> None:
     assert channel_from_row(ROWS["mariadb_10_11"]["old_form"][0]).name == ""
 
 
+def test_neutral_facts_of_the_connections_of_mariadb_11_8() -> None:
+    """Five connections: by GTID and by file and position, one late by an hour, one with a filter, one at rest."""
+    running, stopped = (
+        {found.name: found for found in map(channel_from_row, ROWS["mariadb_11_8"][state])}
+        for state in ("running", "stopped")
+    )
+    assert set(running) == set(stopped) == {"", "Größe é", "A-b/C", 'it\'s "odd"', "UPPER lower"}
+    assert {name: found.gtid["using"] for name, found in running.items() if found.gtid["using"] != "Slave_Pos"} == {
+        "A-b/C": "No",
+        'it\'s "odd"': "No",
+    }
+    late, resting = running["A-b/C"], running["UPPER lower"]
+    assert (late.delay, late.applied_all) == (3600, False)
+    assert late.lag is not None and 0 < late.lag < late.delay
+    assert stopped["A-b/C"].executed == late.executed != late.read, "what is delayed is not executed before a stop"
+    assert not resting.io_started and not resting.applier_started and resting.lag is None
+    assert all(found.io_started and found.applier_started for found in running.values() if found != resting)
+    assert not any(found.io_started or found.applier_started for found in stopped.values())
+
+
 def test_neutral_facts_of_mysql_9_7() -> None:
     running, stopped = (channel_from_row(ROWS["mysql_9_7"][state][0]) for state in ("running", "stopped"))
     assert running.gtid["auto_position"] == "1"
@@ -156,6 +176,17 @@ def test_positioning_has_one_word_in_every_family() -> None:
     assert channel_from_row(row()).positioning == "gtid"
     assert channel_from_row(row(Using_Gtid="No")).positioning == "file"
     assert channel_from_row(row(Using_Gtid="Current_Pos")).positioning == "gtid"
+
+
+@pytest.mark.parametrize("family", ["mysql_9_7", "mariadb_10_11"])
+def test_two_recorded_channels_each_in_its_own_mode(family: str) -> None:
+    """One with settings of the server, one with an odd name that follows by file and position, an hour late."""
+    default, odd = (channel_from_row(recorded) for recorded in ROWS[family]["two_channels"])
+    assert (default.name, default.positioning, default.delay) == ("", "gtid", 0)
+    assert (odd.positioning, odd.delay, odd.lag is not None) == ("file", 3600, True)
+    assert odd.filters["replicate_wild_ignore_table"] == r"out\_%.%"
+    assert odd.name == ("kanal a-b \u00e7" if family == "mysql_9_7" else "\u00fcn\u00ef 'q\" `b\\s%d/x-")
+    assert all(channel.io_started and channel.applier_started and not channel.until for channel in (default, odd))
 
 
 def test_quiesce_on_mysql_9_7_uses_no_word_that_it_has_forgotten() -> None:

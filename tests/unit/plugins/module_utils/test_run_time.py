@@ -45,6 +45,7 @@ class Server:
         self.rows = [{**row, **({} if dialect is MYSQL_56 else {key: name})} for name in channels or ("",)]
         self.statements: list[tuple[str, t.Any]] = []
         self._refuses = refuses
+        self._chosen = ""
 
     def query(self, sql: str, args: t.Any = None) -> list[dict[str, t.Any]]:
         if sql == self.dialect.show_channels:
@@ -62,7 +63,14 @@ class Server:
         self.statements.append((sql, args))
         if self._refuses in sql:
             raise QueryError(f"The server refused '{sql}'", 1238, found="1238 is a read only variable")
-        if match := re.match(r"SET GLOBAL (\w+) = %s", sql):
+        if "default_master_connection" in sql:
+            self._chosen = args[0]
+        elif (match := re.match(r"SET GLOBAL (\w+) = %s", sql)) and match[1] in self.dialect.channel_settings.values():
+            column = {"slave_parallel_mode": "parallel_mode", "sql_slave_skip_counter": "skip_counter"}.get(match[1])
+            for row in self.rows:
+                if row["Connection_name"] == self._chosen:
+                    row.update({name: args[0] for name in row if name.lower() == (column or match[1])})
+        elif match:
             self.settings[match[1]] = str(args[0])
         elif sql.startswith("STOP"):
             for row in self.rows:
@@ -191,6 +199,21 @@ def test_filters_that_the_account_may_not_read_count_as_changed_and_are_put_back
     _done, warnings = put_back(after, before)
     assert after.statements[-1] == ("CHANGE REPLICATION FILTER REPLICATE_IGNORE_DB = (`x`) FOR CHANNEL %s", ("c",))
     assert [warning for warning in warnings if "ran for a moment with the filters of the option files" in warning]
+
+
+def test_settings_of_a_connection_are_put_back_for_that_connection() -> None:
+    server = Server(MARIADB, "", "it's")
+    server.rows[1].update(Replicate_Do_DB="d", Parallel_Mode="aggressive", Skip_Counter=2, Max_relay_log_size=4096)
+    before = capture(server)
+    after = Server(MARIADB, "", "it's")
+    after.rows[0]["Replicate_Ignore_DB"] = "from_the_file"
+    done, warnings = put_back(after, before)
+    assert warnings == []
+    assert len(done) == 5
+    assert capture(after).channels == before.channels
+    assert {args[0] for sql, args in after.statements if "default_master" in sql} == {"", "it's"}
+    # The session must not stay with another connection: START SLAVE without a name would act on it.
+    assert after._chosen == ""
 
 
 def test_an_emptied_filter_is_emptied_again() -> None:

@@ -300,10 +300,14 @@ def test_a_limit_that_would_kill_is_named(
 ) -> None:
     found = Found(ServerProcess(1, 1, "", (), "", 0, 0, 1), None, {}, OWN_OPTIONS, "", timeout)
     manager = t.cast(systemd.Systemd, _service.from_dict(replay.load("stop")["manager"]))
-    said = systemd._warnings(manager, {"TimeoutStopUSec": limit, "SendSIGKILL": kills}, [], found)
+    state = {"TimeoutStopUSec": limit, "SendSIGKILL": kills, "KillMode": "control-group", "MainPID": "1"}
+    said = systemd._warnings(manager, state, [], found)
     kill = [line for line in said if "kills" in line]
     assert kill == [line for line in said if warned is not None and warned in line]
     assert len(kill) == (warned is not None)
+    # As generated for init scripts: systemd knows no process that it would kill.
+    said = systemd._warnings(manager, {**state, "KillMode": "process", "MainPID": "0"}, [], found)
+    assert not [line for line in said if "kills" in line]
 
 
 def test_units_belong_to_root(replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,0 @@
-# Copyright (c) 2026, mysql_ops contributors
-# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
-# SPDX-License-Identifier: GPL-3.0-or-later
-"""The hosts and the sets of the scenario; a host is one server, and two of them share a machine."""
-
-from ansible_collections.mysql_ops.replica_backup.tests.lab.scenario import hosts, quiet, sets
-
-__all__ = ["hosts", "quiet", "sets"]
