@@ -47,6 +47,15 @@ def test_every_variable_has_its_default_in_both_places() -> None:
     assert yaml.safe_load((ROLE / "defaults" / "main.yml").read_text()) == declared()
 
 
+def test_the_defaults_of_the_other_roles_are_as_declared() -> None:
+    for role in sorted(set((CHECKOUT / "roles").iterdir()) - {ROLE}):
+        specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text())["argument_specs"]
+        options = {name: option["default"] for entry in specs.values() for name, option in entry["options"].items()}
+        assert yaml.safe_load((role / "defaults" / "main.yml").read_text()) == options
+        text = "".join(path.read_text() for path in (role / "tasks").glob("*.yml"))
+        assert all(name in text and name.startswith(f"{role.name}_") for name in options)
+
+
 def test_every_declared_variable_is_used() -> None:
     assert set(declared()) - used() == set()
 

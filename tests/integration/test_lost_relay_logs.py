@@ -143,6 +143,10 @@ def case(shared: Case) -> Iterator[Case]:
     assert (shared.status()["Slave_IO_Running"], shared.status()["Slave_SQL_Running"]) == ("Yes", "Yes")
 
 
+# What does not depend on how the replica finds its place is tried on one server of each family.
+few = pytest.mark.parametrize("shared", ["mariadb-position", "mysql56-file"], indirect=True)
+
+
 def heal(case: Case, **changes: t.Any) -> dict[str, t.Any]:
     planned = _reposition.reposition(case.request(**changes), apply=False)
     before = case.status()
@@ -178,6 +182,7 @@ def test_lost_relay_logs_are_read_again(case: Case, tmp_path: t.Any) -> None:
     assert (again["changed"], again["channels"][0]["needed"]) == (False, False)
 
 
+@few
 def test_a_delay_stays(case: Case) -> None:
     case.replica.query("STOP SLAVE")
     case.replica.query("CHANGE MASTER TO MASTER_DELAY = 1")
@@ -190,6 +195,7 @@ def test_a_delay_stays(case: Case) -> None:
     case.replica.query("START SLAVE")
 
 
+@few
 def test_a_relay_log_that_was_cut(case: Case) -> None:
     case.lose_relay_logs()
     status = case.status()
@@ -201,6 +207,7 @@ def test_a_relay_log_that_was_cut(case: Case) -> None:
     heal(case)
 
 
+@few
 def test_well_relay_logs_are_left_alone(case: Case) -> None:
     before = case.status()
     result = _reposition.reposition(case.request(), apply=True)
@@ -214,6 +221,7 @@ def untouched(case: Case, before: dict[str, t.Any]) -> None:
     assert {name: after[name] for name in names} == {name: before[name] for name in names}
 
 
+@few
 def test_without_a_login_for_the_source_nothing_runs(case: Case) -> None:
     case.lose_relay_logs()
     before = case.status()
@@ -225,6 +233,7 @@ def test_without_a_login_for_the_source_nothing_runs(case: Case) -> None:
     heal(case)
 
 
+@few
 def test_a_source_that_cannot_be_asked(case: Case) -> None:
     case.lose_relay_logs()
     before = case.status()
@@ -235,19 +244,18 @@ def test_a_source_that_cannot_be_asked(case: Case) -> None:
     heal(case)
 
 
+@few
 def test_a_position_that_is_none(case: Case) -> None:
     """As after the source was rebuilt under the same name, with logs of the same names."""
     case.lose_relay_logs()
     before = case.status()
     false = ({"name": "", "source_log_file": before["Relay_Master_Log_File"],
               "source_log_pos": before["Exec_Master_Log_Pos"] - 1},)  # fmt: skip
-    if not case.by_gtid:
-        with pytest.raises(RefusedError, match="no event begins at"):
-            _reposition.reposition(case.request(manifest_channels=false), apply=True)
+    with pytest.raises(RefusedError, match="no event begins at"):
+        _reposition.reposition(case.request(manifest_channels=false), apply=True)
     gone = ({"name": "", "source_log_file": "binlog.999999", "source_log_pos": 4},)
-    if not case.by_gtid:
-        with pytest.raises(RefusedError, match=r"no longer has binlog\.999999"):
-            _reposition.reposition(case.request(manifest_channels=gone), apply=True)
+    with pytest.raises(RefusedError, match=r"no longer has binlog\.999999"):
+        _reposition.reposition(case.request(manifest_channels=gone), apply=True)
     with pytest.raises(RefusedError, match="knows no the default channel"):
         _reposition.reposition(case.request(manifest_channels=()), apply=True)
     with pytest.raises(RefusedError, match="There is no channel 'x'"):
@@ -256,6 +264,7 @@ def test_a_position_that_is_none(case: Case) -> None:
     heal(case)
 
 
+@few
 def test_a_server_without_a_channel(shared: Case) -> None:
     request = dataclasses.replace(
         shared.request(), login=Login(user="root", unix_socket=str(shared.source.socket), config_file=None)
@@ -264,6 +273,7 @@ def test_a_server_without_a_channel(shared: Case) -> None:
         _reposition.reposition(request, apply=True)
 
 
+@few
 def test_a_statement_that_fails_loses_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """The coordinates are gone from the server after RESET: the error must have them, and they must work."""
     case.lose_relay_logs()

@@ -1,0 +1,194 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is decided for a channel whose relay logs are lost, from facts alone; real servers are in tests/integration."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _reposition
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import channel_from_row
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._reposition import Coordinates, SourceView
+
+ROW = {
+    "Channel_Name": "x'y",
+    "Source_Host": "db0",
+    "Source_Port": 3306,
+    "Source_UUID": "u-1",
+    "Source_Server_Id": 7,
+    "Replica_IO_Running": "No",
+    "Replica_SQL_Running": "No",
+    "Relay_Source_Log_File": "binlog.000042",
+    "Exec_Source_Log_Pos": 1416,
+    "Relay_Log_File": "relay.000007",
+    "Relay_Log_Pos": 900,
+    "SQL_Delay": 0,
+    "Auto_Position": 0,
+}
+CHANNEL = channel_from_row(ROW)
+HERE = Coordinates("binlog.000042", 1416, "", "the running server (TABLE repository)")
+HAS = SourceView(True, "it has it")
+MYSQL84 = Dialect("mysql", (8, 4, 3))
+
+
+def replica(dialect: Dialect = MYSQL84, **changes: t.Any) -> _reposition.Replica:
+    values: dict[str, t.Any] = {
+        "dialect": dialect,
+        "variables": {},
+        "channels": (CHANNEL,),
+        "gtid_state": "",
+        "workers_ahead": {},
+        "relay_logs": {"x'y": "relay.000007 is not there"},
+    }
+    return _reposition.Replica(**{**values, **changes})
+
+
+STATEMENTS = {
+    ("mysql", (9, 7, 4)): [
+        "STOP REPLICA IO_THREAD FOR CHANNEL 'x''y';",
+        "STOP REPLICA SQL_THREAD FOR CHANNEL 'x''y';",
+        "RESET REPLICA FOR CHANNEL 'x''y';",
+        "CHANGE REPLICATION SOURCE TO SOURCE_LOG_FILE = 'binlog.000042', SOURCE_LOG_POS = 1416 FOR CHANNEL 'x''y';",
+        "START REPLICA SQL_THREAD FOR CHANNEL 'x''y';",
+        "START REPLICA IO_THREAD FOR CHANNEL 'x''y';",
+    ],
+    ("mysql", (8, 0, 22)): [
+        "STOP REPLICA IO_THREAD FOR CHANNEL 'x''y';",
+        "STOP REPLICA SQL_THREAD FOR CHANNEL 'x''y';",
+        "RESET REPLICA FOR CHANNEL 'x''y';",
+        "CHANGE MASTER TO MASTER_LOG_FILE = 'binlog.000042', MASTER_LOG_POS = 1416 FOR CHANNEL 'x''y';",
+        "START REPLICA SQL_THREAD FOR CHANNEL 'x''y';",
+        "START REPLICA IO_THREAD FOR CHANNEL 'x''y';",
+    ],
+    ("mysql", (5, 6, 24)): [
+        "STOP SLAVE IO_THREAD;",
+        "STOP SLAVE SQL_THREAD;",
+        "RESET SLAVE;",
+        "CHANGE MASTER TO MASTER_LOG_FILE = 'binlog.000042', MASTER_LOG_POS = 1416;",
+        "START SLAVE SQL_THREAD;",
+        "START SLAVE IO_THREAD;",
+    ],
+    ("mariadb", (10, 11, 6)): [
+        "STOP SLAVE 'x''y' IO_THREAD;",
+        "STOP SLAVE 'x''y' SQL_THREAD;",
+        "RESET SLAVE 'x''y';",
+        "CHANGE MASTER 'x''y' TO MASTER_LOG_FILE = 'binlog.000042', MASTER_LOG_POS = 1416, MASTER_USE_GTID = no;",
+        "START SLAVE 'x''y' SQL_THREAD;",
+        "START SLAVE 'x''y' IO_THREAD;",
+    ],
+}
+
+
+@pytest.mark.parametrize(("family", "version"), STATEMENTS)
+def test_statements_in_the_words_of_the_server(family: str, version: tuple[int, int, int]) -> None:
+    healing = _reposition.plan(replica(Dialect(family, version)), CHANNEL, HERE, HAS)
+    assert [_reposition.render(one) for one in healing.statements] == STATEMENTS[family, version]
+    assert healing.needed and not healing.refused
+
+
+@pytest.mark.parametrize(
+    ("family", "version", "mode", "change"),
+    [
+        ("mysql", (8, 4, 3), "auto_position", "SOURCE_AUTO_POSITION = 1, SOURCE_DELAY = 60 FOR CHANNEL"),
+        ("mysql", (5, 6, 24), "auto_position", "CHANGE MASTER TO MASTER_AUTO_POSITION = 1, MASTER_DELAY = 60;"),
+        ("mariadb", (10, 6, 0), "slave_pos", "TO MASTER_USE_GTID = slave_pos, MASTER_DELAY = 60;"),
+        ("mariadb", (10, 6, 0), "current_pos", "TO MASTER_USE_GTID = current_pos, MASTER_DELAY = 60;"),
+    ],
+)
+def test_by_gtid_it_stays_by_gtid_and_delayed(
+    family: str, version: tuple[int, int, int], mode: str, change: str
+) -> None:
+    delayed = replace(CHANNEL, delay=60)
+    healing = _reposition.plan(replica(Dialect(family, version)), delayed, replace(HERE, gtid=mode), HAS)
+    assert change in _reposition.render(healing.statements[3])
+
+
+def test_what_is_refused() -> None:
+    never_ran = replace(HERE, log_file="", log_pos=0)
+    assert "nothing was ever executed" in _reposition.plan(replica(), CHANNEL, never_ran, HAS).refused
+    purged = _reposition.plan(replica(), CHANNEL, HERE, SourceView(False, "it no longer has binlog.000042"))
+    assert "no longer has" in purged.refused and purged.alternatives and not purged.statements
+    gaps = _reposition.plan(replica(workers_ahead={"x'y": ("worker 2 at binlog.000042:1900",)}), CHANNEL, HERE, HAS)
+    assert "would apply transactions twice" in gaps.refused
+    assert any("UNTIL SQL_AFTER_MTS_GAPS" in alternative for alternative in gaps.alternatives)
+    unseen = _reposition.plan(replica(workers_ahead=None), CHANNEL, HERE, HAS)
+    assert "could not be seen" in unseen.refused
+    # By GTID the gaps are fetched again, and only they.
+    by_gtid = replace(HERE, gtid="auto_position")
+    assert not _reposition.plan(replica(workers_ahead=None), CHANNEL, by_gtid, HAS).refused
+
+
+def test_when_it_is_needed() -> None:
+    well = replica(relay_logs={})
+    assert not _reposition.plan(well, CHANNEL, HERE, HAS).needed
+    assert _reposition.plan(well, CHANNEL, HERE, HAS, force=True).needed
+    for error, needed in (("1872 failed to initialize", True), ("13122 x", True), ("1062 Duplicate entry", False)):
+        healing = _reposition.plan(well, replace(CHANNEL, applier_error=error), HERE, HAS)
+        assert healing.needed is needed, error
+    # Where the source was not asked the statements are still said.
+    assert _reposition.plan(replica(), CHANNEL, HERE, SourceView(None, "not asked")).statements
+
+
+def test_the_relay_log_on_disk(tmp_path: Path) -> None:
+    variables = {"datadir": f"{tmp_path}/", "relay_log_basename": "logs/relay"}
+    trouble = _reposition._relay_log_trouble
+    assert trouble(CHANNEL, variables).endswith("logs/relay.000007 is not there")
+    (tmp_path / "logs").mkdir()
+    log = tmp_path / "logs" / "relay.000007"
+    log.write_bytes(b"x" * 899)
+    assert "899 bytes, and the applier stands at 900" in trouble(CHANNEL, variables)
+    log.write_bytes(b"x" * 900)
+    assert trouble(CHANNEL, variables) == ""
+    assert trouble(CHANNEL, {"datadir": f"{tmp_path}/logs/"}) == ""
+    assert trouble(replace(CHANNEL, relay_log_file=f"{log}"), {"datadir": "/"}) == ""
+    assert trouble(replace(CHANNEL, relay_log_file=""), variables) == "the server names no relay log"
+    assert trouble(replace(CHANNEL, relay_log_file="", source_log_file=""), variables) == ""
+
+
+def test_another_server_under_the_same_name() -> None:
+    stranger = _reposition._stranger
+    assert "server_uuid u-2" in stranger({"server_uuid": "u-2", "server_id": "7"}, CHANNEL)
+    assert "server_id 8" in stranger({"server_uuid": "u-1", "server_id": "8"}, CHANNEL)
+    assert stranger({"server_uuid": "u-1", "server_id": "7"}, CHANNEL) == ""
+    assert stranger({"server_id": "9"}, replace(CHANNEL, source_uuid="", source_server_id=0)) == ""
+
+
+def test_how_long_the_source_keeps_its_logs() -> None:
+    logs = [("b.1", 10), ("b.2", 20)]
+    assert _reposition._retention({"binlog_expire_logs_seconds": "3600"}, logs).endswith(
+        "purged 3600 s after it was last written"
+    )
+    assert "86400 s" in _reposition._retention({"expire_logs_days": "1.000000"}, logs)
+    assert _reposition._retention({}, logs) == "2 binary logs, b.1 to b.2; none is purged by age"
+    assert _reposition._retention({}, []) == "none is purged by age"
+
+
+def test_gtid_lists_of_mariadb() -> None:
+    assert _reposition._domains("0-1-10,1-2-3, 0-4-12") == {0: 12, 1: 3}
+    assert _reposition._domains("") == {}
+
+
+def test_files_of_the_repositories_are_saved(tmp_path: Path) -> None:
+    data, moved = tmp_path / "data", tmp_path / "moved"
+    data.mkdir()
+    moved.mkdir()
+    for name in ("master.info", "relay-log-a.info", "multi-master.info", "ibdata1", "other.info"):
+        (data / name).write_text(name)
+    (moved / "rli.info").write_text("here")
+    seen = replica(variables={"datadir": f"{data}/", "relay_log_info_file": f"{moved}/rli.info"})
+    saved = _reposition.save_files(seen, str(tmp_path / "saved"))
+    assert sorted(Path(path).name for path in saved) == [
+        "master.info", "multi-master.info", "relay-log-a.info", "rli.info"
+    ]  # fmt: skip
+    assert {oct(Path(path).stat().st_mode)[-3:] for path in saved} == {"600"}
+    assert oct((tmp_path / "saved").stat().st_mode)[-3:] == "700"
+    for path in data.glob("*.info"):
+        path.unlink()
+    assert _reposition.save_files(replica(variables={"datadir": f"{data}/"}), str(tmp_path / "none")) == ()
+    assert not (tmp_path / "none").exists()
