@@ -31,11 +31,13 @@ class Compared:
 
 
 def check_coordinates(
-    channels: t.Iterable[t.Mapping[str, t.Any]], server: t.Mapping[str, t.Any]
+    channels: t.Iterable[t.Mapping[str, t.Any]], server: t.Mapping[str, t.Any], *, stopped: bool = True
 ) -> tuple[Compared, ...]:
     """Compare the recorded channels with the files. Reads the disk, changes nothing.
 
-    The appliers must be off or the server down: servers write relay-log.info when an applier stops.
+    The appliers must be off or the server down (``stopped``): servers write relay-log.info when an applier stops.
+    MariaDB drops the relay logs of a GTID channel when its receiver alone is started, and tells the file at its
+    shutdown only (seen on 10.11): while it runs, another place in the relay logs proves nothing of such an applier.
 
     ``channels`` and ``server`` are those sections of the ledger or the manifest. Coordinates that are kept in tables
     cannot be read without a server and are not compared. Raises nothing but OSError other than for a missing file.
@@ -43,7 +45,7 @@ def check_coordinates(
     found: list[Compared] = []
     for channel in channels:
         label = f"channel '{channel['name']}'" if channel["name"] else "the default channel"
-        found.append(_coordinates(channel, server, f"coordinates of {label}"))
+        found.append(_coordinates(channel, server, f"coordinates of {label}", stopped))
         found.append(_relay_logs(channel, server, f"relay logs of {label}"))
     return tuple(found)
 
@@ -63,7 +65,7 @@ def refuse_differences(compared: t.Iterable[Compared]) -> None:
         )
 
 
-def _coordinates(channel: t.Mapping[str, t.Any], server: t.Mapping[str, t.Any], name: str) -> Compared:
+def _coordinates(channel: t.Mapping[str, t.Any], server: t.Mapping[str, t.Any], name: str, stopped: bool) -> Compared:
     if channel["repository"]["applier"].upper() != "FILE":
         return Compared(name, None, "kept in mysql.slave_relay_log_info, which only a running server can read")
     base = server["variables"].get("relay_log_info_file") or "relay-log.info"
@@ -82,6 +84,10 @@ def _coordinates(channel: t.Mapping[str, t.Any], server: t.Mapping[str, t.Any], 
         return Compared(name, True, f"{fs.printable(path)}: {seen}")
     if disk.never_ran and not channel["source_log_file"]:
         return Compared(name, None, f"the applier has never run; {fs.printable(path)}: {seen}, recorded {recorded}")
+    if not stopped and not channel["threads_before"]["applier"]:
+        executed = (channel["source_log_file"], channel["source_log_pos"])
+        if executed == (disk.source_log_file, disk.source_log_pos):
+            return Compared(name, None, f"written anew at the shutdown; {fs.printable(path)}: {seen}, now {recorded}")
     return Compared(name, False, f"{fs.printable(path)}: {seen}, recorded {recorded}")
 
 

@@ -297,7 +297,7 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     channels = _replication.quiesce(session, observed.dialect, request.limits)
     ledger.data["channels"] = observed.channel_facts(channels)
     # Before the shutdown: the next start goes by what the files say.
-    refuse_differences(check_coordinates(ledger.data["channels"], ledger.data["server"]))
+    refuse_differences(check_coordinates(ledger.data["channels"], ledger.data["server"], stopped=False))
     if os.path.exists(request.paths.discovered):
         _discovery.refresh(session, request.paths)
     else:

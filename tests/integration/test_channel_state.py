@@ -266,6 +266,21 @@ def test_a_delay_and_what_waits_for_it_stay(lab: Lab, window: Window) -> None:
     assert lab.rows("d.t") == rows + 5
 
 
+def test_a_receiver_alone_and_backup_after_backup(lab: Lab, tmp_path: Path) -> None:
+    """With GTIDs, the receiver's start drops the relay logs; the file of the applier follows at the shutdown only."""
+    lab.replica.query("STOP SLAVE SQL_THREAD")
+    before = state(lab.replica)
+    for name in ("first", "second"):
+        window = Window(lab.replica, tmp_path / name)
+        window.root.mkdir()
+        proofs = {proof["name"]: proof["verdict"] for proof in window.stop()["clean_stop"]["proofs"]}
+        assert proofs["coordinates of the default channel"] is True
+        window.start()
+        wait_until_as(before, lab.replica)
+    lab.replica.query("START SLAVE SQL_THREAD")
+    lab.topology.wait_caught_up()
+
+
 def test_an_applier_that_is_to_stop_somewhere_is_refused(lab: Lab, window: Window) -> None:
     lab.replica.query("STOP SLAVE SQL_THREAD")
     lab.replica.query("START SLAVE SQL_THREAD UNTIL MASTER_LOG_FILE = 'binlog.999999', MASTER_LOG_POS = 4")

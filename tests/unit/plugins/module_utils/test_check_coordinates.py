@@ -78,6 +78,23 @@ def test_difference(data: Path, others: dict[str, t.Any], found: str) -> None:
     assert verdict is False and found in detail
 
 
+@pytest.mark.parametrize(
+    ("others", "verdict"),
+    [
+        ({"relay_log_pos": 4}, None),
+        ({"relay_log_pos": 4, "threads_before": {"io": True, "applier": True}}, False),
+        ({"relay_log_pos": 4, "source_log_pos": 1290}, False),
+    ],
+)
+def test_while_it_runs_an_applier_that_was_off_may_be_elsewhere(
+    data: Path, others: dict[str, t.Any], verdict: bool | None
+) -> None:
+    server = {"datadir": f"{data}/", "variables": {"relay_log_info_file": "relay-log.info"}}
+    recorded = channel(**{"threads_before": {"io": True, "applier": False}, **others})
+    assert check_coordinates([recorded], server, stopped=False)[0].verdict is verdict
+    assert check_coordinates([recorded], server)[0].verdict is False
+
+
 def test_a_broken_file_is_a_difference(data: Path) -> None:
     (data / "relay-log-a@002db.info").write_bytes(b"5\n./rl")
     (data / "rl-a@002db.index").write_bytes(b"./rl")
