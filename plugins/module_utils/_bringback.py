@@ -317,7 +317,8 @@ _VOLATILE = frozenset(
 
 def comparable_settings(variables: t.Mapping[str, str]) -> dict[str, str]:
     """The settings worth comparing before and after a restart: no GTID state, nothing secret."""
-    secret = ("password", "secret", "passphrase", "auth_string")
+    # The key of MariaDB's file_key_management is shown in clear text.
+    secret = ("password", "secret", "passphrase", "auth_string", "filekey", "token", "sst_auth", "_pwd")
     return {
         name: value
         for name, value in variables.items()
