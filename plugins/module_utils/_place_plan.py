@@ -352,6 +352,8 @@ def _required(facts: ServerFacts, discovery: Discovery, system: list[str]) -> tu
 
     wanted = {identity(path) for path in (*facts.dictionary_files, *system)}
     logs = {identity(facts.get(name)) for name in _LOG_FILES if facts.get(name)} | set(map(identity, facts.log_files))
+    # Of a directory, MariaDB's audit plugin makes the name itself (Knowledge Base, "server_audit_file_path").
+    logs |= {os.path.join(path, "server_audit.log") for path in logs if fs.is_directory(path)}
     log_names = one_of(map(_names_of_log, logs))
     # Files in these directories are in use for the length of a statement and belong to no table.
     passing = [fs.real(path) for path in facts.temporary_directories]
