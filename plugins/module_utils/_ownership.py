@@ -61,10 +61,10 @@ def other_server(ledger: Ledger, login: Login, host: str | None) -> RefusedError
 def _at_noted_socket(ledger: Ledger, login: Login) -> bool:
     """Two servers of a machine never have one socket."""
     server = ledger.data.get("server", {})
-    noted = server.get("variables", {}).get("socket")
+    noted = str(server.get("variables", {}).get("socket", ""))
     if not (login.unix_socket and noted):
         return False
-    return os.path.realpath(login.unix_socket) == os.path.realpath(os.path.join(server["datadir"], noted))
+    return os.path.realpath(login.unix_socket) == os.path.realpath(os.path.join(str(server["datadir"]), noted))
 
 
 def _datadir_behind(login: Login) -> str | None:
