@@ -151,6 +151,14 @@ class Dialect:
         return self._mariadb or not (5, 7, 2) <= self.version < (8, 0, 4)
 
     @property
+    def drops_relay_logs_with_gtid(self) -> bool:
+        """A channel that uses GTIDs drops its relay logs when its first thread is started, also by a server start.
+
+        MariaDB (slave.cc, start_slave_threads; seen on 10.11): all that was not applied is fetched once more.
+        """
+        return self._mariadb
+
+    @property
     def saves_gtid_state_at_shutdown(self) -> bool:
         """``LOG_BIN_BASENAME.state`` is written by a clean shutdown."""
         return self._mariadb

@@ -138,7 +138,7 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
         option=observed.dialect.skip_start_option,
     )
     read_only = _read_only.capture(session, observed.dialect, observed.variables)
-    warnings = [*manager.warnings]
+    warnings = [*manager.warnings, *_replication.fetched_again(observed.dialect, observed.channels)]
     if read_only.options and not manager.takes_options:
         warnings.append(
             f"The restart through {manager.kind} {manager.name} cannot be given {' '.join(read_only.options)}: the "

@@ -255,6 +255,7 @@ def test_a_delay_and_what_waits_for_it_stay(lab: Lab, window: Window) -> None:
     channel = next(item for item in stopped["channels"] if item["name"] == "")
     assert channel["delay"] == 3600
     assert channel["source_log_pos"] < channel["read_log_pos"] == end
+    assert [text for text in stopped["warnings"] if "the default channel uses GTIDs" in text]
     window.start()
     wait_until_as(before, lab.replica)
     assert lab.rows("d.t") == rows
@@ -268,15 +269,19 @@ def test_a_delay_and_what_waits_for_it_stay(lab: Lab, window: Window) -> None:
 
 def test_a_receiver_alone_and_backup_after_backup(lab: Lab, tmp_path: Path) -> None:
     """With GTIDs, the receiver's start drops the relay logs; the file of the applier follows at the shutdown only."""
+
+    def threads() -> tuple[str, str]:
+        (row,) = lab.replica.query("SHOW SLAVE STATUS")
+        return str(row["Slave_IO_Running"]), str(row["Slave_SQL_Running"])
+
     lab.replica.query("STOP SLAVE SQL_THREAD")
-    before = state(lab.replica)
     for name in ("first", "second"):
         window = Window(lab.replica, tmp_path / name)
         window.root.mkdir()
         proofs = {proof["name"]: proof["verdict"] for proof in window.stop()["clean_stop"]["proofs"]}
         assert proofs["coordinates of the default channel"] is True
         window.start()
-        wait_until_as(before, lab.replica)
+        wait_until(lambda: threads() == ("Yes", "No"), threads)
     lab.replica.query("START SLAVE SQL_THREAD")
     lab.topology.wait_caught_up()
 
