@@ -380,12 +380,12 @@ def test_an_index_that_is_just_being_written_is_looked_at_again(
     scattered: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_discovery, "_PAUSE_SECONDS", 0)
-    real, refusals = _discovery.plan_places, [RefusedError("no index", rule="status_files")]
+    refusals = [RefusedError("no index", rule="status_files")]
 
     def plan(facts: t.Any, **options: t.Any) -> Discovery:
         if refusals:
             raise refusals.pop()
-        return real(facts, **options)
+        return plan_places(facts, **options)
 
     monkeypatch.setattr(_discovery, "plan_places", plan)
     with scattered.session() as session:
