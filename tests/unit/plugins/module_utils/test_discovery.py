@@ -385,7 +385,7 @@ def test_an_index_that_is_just_being_written_is_looked_at_again(
     def plan(facts: t.Any, **options: t.Any) -> Discovery:
         if refusals:
             raise refusals.pop()
-        return plan_places(facts, **options)
+        return _place_plan.plan_places(facts, **options)
 
     monkeypatch.setattr(_discovery, "plan_places", plan)
     with scattered.session() as session:
