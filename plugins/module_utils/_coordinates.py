@@ -96,7 +96,7 @@ def _words(source_log: str, source_pos: int, relay_log: str, relay_pos: int) -> 
 
 
 def _relay_logs(channel: t.Mapping[str, t.Any], server: t.Mapping[str, t.Any], name: str) -> Compared:
-    """That the current relay log and every one after it exist, as the index names them."""
+    """That every relay log exists that the index names: a restart wants all of them."""
     current = channel["relay_log_file"]
     if not current:
         return Compared(name, None, "the channel has none")
@@ -118,9 +118,9 @@ def _relay_logs(channel: t.Mapping[str, t.Any], server: t.Mapping[str, t.Any], n
         if beside not in named:
             # A leftover of other settings, or an index that another server keeps.
             continue
-        missing = [log for log in named[named.index(beside) :] if not fs.is_file(log)]
+        missing = [log for log in named if not fs.is_file(log)]
         if missing:
             return Compared(name, False, f"{', '.join(map(fs.printable, missing))} is not there")
-        return Compared(name, True, f"{fs.printable(index)} names {fs.printable(current)}; all from it on are there")
+        return Compared(name, True, f"{fs.printable(index)} names {fs.printable(current)}; all that it names are there")
     # The variable is empty, or wrong in its extension, for some ways of setting it; the file list has looked it up.
     return Compared(name, None, f"{fs.printable(beside)} is there; no index that the variables name has it")

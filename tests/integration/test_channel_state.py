@@ -18,6 +18,7 @@ import pymysql.cursors
 import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._guards import Policy
 from ansible_collections.mysql_ops.replica_backup.tests.lab.flavors import MySQL56
 from ansible_collections.mysql_ops.replica_backup.tests.lab.local import (
     REPLICATION_PASSWORD,
@@ -251,6 +252,8 @@ def test_a_delay_and_what_waits_for_it_stay(lab: Lab, window: Window) -> None:
         lambda: lab.replica.query("SHOW SLAVE STATUS")[0]["Read_Master_Log_Pos"] == end, lambda: state(lab.replica)
     )
     before = state(lab.replica)
+    with pytest.raises(RefusedError, match="replica_backup_allow_refetch"):
+        window.stop(policy=Policy())
     stopped = window.stop()
     channel = next(item for item in stopped["channels"] if item["name"] == "")
     assert channel["delay"] == 3600

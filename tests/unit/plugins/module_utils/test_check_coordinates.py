@@ -35,7 +35,7 @@ def channel(**others: t.Any) -> dict[str, t.Any]:
 def data(tmp_path: Path) -> Path:
     (tmp_path / "relay-log-a@002db.info").write_bytes(INFO)
     (tmp_path / "rl-a@002db.index").write_text("./rl-a@002db.000001\n./rl-a@002db.000002\n./rl-a@002db.000003\n")
-    for number in (2, 3):
+    for number in (1, 2, 3):
         (tmp_path / f"rl-a@002db.00000{number}").touch()
     return tmp_path
 
@@ -113,6 +113,11 @@ def test_what_cannot_be_compared(data: Path) -> None:
 
 
 def test_a_missing_relay_log(data: Path) -> None:
+    # Applied, and still a restart wants it.
+    (data / "rl-a@002db.000001").unlink()
+    verdict, detail = verdicts(data)[1]
+    assert verdict is False and detail.endswith("rl-a@002db.000001 is not there")
+    (data / "rl-a@002db.000001").touch()
     (data / "rl-a@002db.000003").unlink()
     verdict, detail = verdicts(data)[1]
     assert verdict is False and detail.endswith("rl-a@002db.000003 is not there")
