@@ -101,7 +101,14 @@ def _bring_back(ledger: Ledger, login: Login, limits: BringBackLimits) -> Brough
         error_log = ledger.data["server"].get("error_log")
         mark = _error_log.mark_end(error_log) if error_log else None
         if not running:
-            manager.start(_start_options(ledger, manager))
+            options = _start_options(ledger, manager)
+            manager.start(options)
+            if options and manager.keeps_options:
+                warnings.append(
+                    f"mysqld_safe runs with {' '.join(options)} now, and hands that to the server again if it starts it"
+                    " after a crash (threads stopped, read-only); the next backup leaves it out, and so does"
+                    " a restart through its own script or command"
+                )
             actions.append(f"started the server through {manager.kind} {manager.name}".rstrip())
         # Also for a server that somebody else started a moment ago: it may not answer yet.
         answered = _wait_until_it_answers(ledger, login, manager, mark, limits.start)
@@ -310,7 +317,8 @@ _VOLATILE = frozenset(
 
 def comparable_settings(variables: t.Mapping[str, str]) -> dict[str, str]:
     """The settings worth comparing before and after a restart: no GTID state, nothing secret."""
-    secret = ("password", "secret", "passphrase", "auth_string")
+    # The key of MariaDB's file_key_management is shown in clear text.
+    secret = ("password", "secret", "passphrase", "auth_string", "filekey", "token", "sst_auth", "_pwd")
     return {
         name: value
         for name, value in variables.items()

@@ -205,6 +205,9 @@ def _prove_error_log(facts: _Stopped) -> tuple[bool | None, str]:
         return False, f"{mark.path} says: {trouble.group(0)}"
     lines = text.splitlines()
     if not any(_LOG_END.search(line) for line in lines):
+        verbosity = facts.variables.get("log_error_verbosity", "3")
+        if verbosity in ("1", "2") and not facts.dialect.always_logs_end_of_shutdown:
+            return None, f"log_error_verbosity is {verbosity}, so the end of a shutdown is not logged to {mark.path}"
         return False, f"no 'Shutdown complete' in {mark.path} since the stop was asked for"
     number = next((m.group(1) for m in map(_LOG_LSN.search, reversed(lines)) if m), None)
     return True, f"{mark.path} says: Shutdown complete" + (f", log sequence number {number}" if number else "")

@@ -184,12 +184,14 @@ def connect(login: Login, *, read_timeout: float | None = None) -> Session:
         return Session(connection)
     except pymysql.MySQLError as error:
         code = _code(error)
-        failure = LoginRefusedError if code in _REFUSED_LOGIN else ServerUnreachableError
+        refused = code in _REFUSED_LOGIN
+        failure = LoginRefusedError if refused else ServerUnreachableError
         raise failure(
             f"Cannot log in to the server as {login.where()}",
             found=_message(error),
             expected="a running server that accepts this login",
             error_code=code,
+            server_answers=refused,
         ) from error
     except Exception as error:  # configparser errors, unreadable key files: all are bad input
         raise ReplicaBackupError(

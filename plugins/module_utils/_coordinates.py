@@ -31,11 +31,13 @@ class Compared:
 
 
 def check_coordinates(
-    channels: t.Iterable[t.Mapping[str, t.Any]], server: t.Mapping[str, t.Any]
+    channels: t.Iterable[t.Mapping[str, t.Any]], server: t.Mapping[str, t.Any], *, stopped: bool = True
 ) -> tuple[Compared, ...]:
     """Compare the recorded channels with the files. Reads the disk, changes nothing.
 
-    The appliers must be off or the server down: servers write relay-log.info when an applier stops.
+    The appliers must be off or the server down (``stopped``): servers write relay-log.info when an applier stops.
+    MariaDB drops the relay logs of a GTID channel when its receiver alone is started, and tells the file at its
+    shutdown only (seen on 10.11): while it runs, another place in the relay logs proves nothing of such an applier.
 
     ``channels`` and ``server`` are those sections of the ledger or the manifest. Coordinates that are kept in tables
     cannot be read without a server and are not compared. Raises nothing but OSError other than for a missing file.
@@ -43,7 +45,7 @@ def check_coordinates(
     found: list[Compared] = []
     for channel in channels:
         label = f"channel '{channel['name']}'" if channel["name"] else "the default channel"
-        found.append(_coordinates(channel, server, f"coordinates of {label}"))
+        found.append(_coordinates(channel, server, f"coordinates of {label}", stopped))
         found.append(_relay_logs(channel, server, f"relay logs of {label}"))
     return tuple(found)
 
@@ -63,7 +65,7 @@ def refuse_differences(compared: t.Iterable[Compared]) -> None:
         )
 
 
-def _coordinates(channel: t.Mapping[str, t.Any], server: t.Mapping[str, t.Any], name: str) -> Compared:
+def _coordinates(channel: t.Mapping[str, t.Any], server: t.Mapping[str, t.Any], name: str, stopped: bool) -> Compared:
     if channel["repository"]["applier"].upper() != "FILE":
         return Compared(name, None, "kept in mysql.slave_relay_log_info, which only a running server can read")
     base = server["variables"].get("relay_log_info_file") or "relay-log.info"
@@ -82,6 +84,10 @@ def _coordinates(channel: t.Mapping[str, t.Any], server: t.Mapping[str, t.Any], 
         return Compared(name, True, f"{fs.printable(path)}: {seen}")
     if disk.never_ran and not channel["source_log_file"]:
         return Compared(name, None, f"the applier has never run; {fs.printable(path)}: {seen}, recorded {recorded}")
+    if not stopped and not channel["threads_before"]["applier"]:
+        executed = (channel["source_log_file"], channel["source_log_pos"])
+        if executed == (disk.source_log_file, disk.source_log_pos):
+            return Compared(name, None, f"written anew at the shutdown; {fs.printable(path)}: {seen}, now {recorded}")
     return Compared(name, False, f"{fs.printable(path)}: {seen}, recorded {recorded}")
 
 
@@ -90,7 +96,7 @@ def _words(source_log: str, source_pos: int, relay_log: str, relay_pos: int) -> 
 
 
 def _relay_logs(channel: t.Mapping[str, t.Any], server: t.Mapping[str, t.Any], name: str) -> Compared:
-    """That the current relay log and every one after it exist, as the index names them."""
+    """That every relay log exists that the index names: a restart wants all of them."""
     current = channel["relay_log_file"]
     if not current:
         return Compared(name, None, "the channel has none")
@@ -112,9 +118,9 @@ def _relay_logs(channel: t.Mapping[str, t.Any], server: t.Mapping[str, t.Any], n
         if beside not in named:
             # A leftover of other settings, or an index that another server keeps.
             continue
-        missing = [log for log in named[named.index(beside) :] if not fs.is_file(log)]
+        missing = [log for log in named if not fs.is_file(log)]
         if missing:
             return Compared(name, False, f"{', '.join(map(fs.printable, missing))} is not there")
-        return Compared(name, True, f"{fs.printable(index)} names {fs.printable(current)}; all from it on are there")
+        return Compared(name, True, f"{fs.printable(index)} names {fs.printable(current)}; all that it names are there")
     # The variable is empty, or wrong in its extension, for some ways of setting it; the file list has looked it up.
     return Compared(name, None, f"{fs.printable(beside)} is there; no index that the variables name has it")

@@ -213,21 +213,22 @@ def _take(
     gather: _Gather, paths: SetPaths, *, include_binlogs: bool, write: bool, refreshed: bool, live: bool = True
 ) -> tuple[Discovery, Summary]:
     for look in range(1, _LOOKS + 1):
-        facts, warnings = gather()
-        discovery = replace(plan_places(facts, include_binlogs=include_binlogs), refreshed=refreshed)
-        discovery = discovery.with_warnings(warnings)
-        check_spool(paths, discovery)
-        if write:
-            make_work_directory(paths)
-            discovery = _save_hidden(discovery, paths.work)
-        checked = Checked(discovery)
-        entries = checked(walk(discovery, live=live))
-
-        def complete(checked: Checked = checked) -> None:
-            if checked.missing:
-                raise incomplete(checked.missing, stopped=False)
-
         try:
+            # The plan may fail in passing as well: servers move an index of logs aside while they write it anew.
+            facts, warnings = gather()
+            discovery = replace(plan_places(facts, include_binlogs=include_binlogs), refreshed=refreshed)
+            discovery = discovery.with_warnings(warnings)
+            check_spool(paths, discovery)
+            if write:
+                make_work_directory(paths)
+                discovery = _save_hidden(discovery, paths.work)
+            checked = Checked(discovery)
+            entries = checked(walk(discovery, live=live))
+
+            def complete(checked: Checked = checked) -> None:
+                if checked.missing:
+                    raise incomplete(checked.missing, stopped=False)
+
             if write:
                 return discovery, write_list(paths.discovered, discovery, entries, accept=complete)
             summary = summarize(discovery, entries)

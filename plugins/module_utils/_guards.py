@@ -29,6 +29,7 @@ class Policy:
     allow_connected_replicas: bool = False
     allow_stopped_channels: bool = False
     allow_channel_errors: bool = False
+    allow_refetch: bool = False
     space_factor: float = 1.0
 
 
@@ -37,7 +38,8 @@ class Facts:
     """What was observed. None means that it could not be learnt.
 
     ``data_bytes``: allocated bytes of all files to copy; ``free_bytes``: free in the spool's file system for the
-    user of this process; ``missing_tools``: commands that the chosen format needs and the host lacks.
+    user of this process; ``missing_tools``: commands that the chosen format needs and the host lacks;
+    ``fetched_again``: what is said of channels whose relay logs a restart drops before they are applied.
     """
 
     channels: tuple[Channel, ...]
@@ -48,6 +50,7 @@ class Facts:
     free_bytes: int
     spool_dir: str
     missing_tools: tuple[str, ...]
+    fetched_again: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,17 @@ def no_applier_stops_by_itself(facts: Facts, policy: Policy) -> Verdict:
     )
 
 
+def relay_logs_survive(facts: Facts, policy: Policy) -> Verdict:
+    """What waits in relay logs that a restart drops is lost when the source has purged it: no start heals that."""
+    return Verdict(
+        "refetch",
+        policy.allow_refetch or not facts.fetched_again,
+        "; ".join(facts.fetched_again) or "nothing that a restart would drop",
+        "no transactions that wait in relay logs that a restart drops, or a source that is known to have them still",
+        "replica_backup_allow_refetch",
+    )
+
+
 def lag_is_low(facts: Facts, policy: Policy) -> Verdict:
     behind = []
     for channel in facts.channels:
@@ -205,6 +219,7 @@ RULES: tuple[t.Callable[[Facts, Policy], Verdict], ...] = (
     channels_run,
     channels_without_errors,
     no_applier_stops_by_itself,
+    relay_logs_survive,
     lag_is_low,
     not_in_forced_recovery,
     has_tools,

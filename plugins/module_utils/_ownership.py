@@ -22,8 +22,9 @@ _SECONDS = 5
 def other_server(ledger: Ledger, login: Login, host: str | None) -> RefusedError | None:
     """The refusal (rule "lock") that is due when the ledger is of another server than ``login`` and ``host`` mean.
 
-    A server that answers is known by its data directory. While it is down, only its name in the inventory is left; None
-    means that the caller does not know it.
+    A server that answers is known by its data directory. While it is down, its socket and its name in the inventory are
+    left; None means that the caller does not know the name. The socket suffices: hosts get other names, and whoever
+    recovers may have another inventory.
     """
     noted = str(ledger.data.get("server", {}).get("datadir"))
     owner = str(ledger.data.get("host"))
@@ -31,7 +32,7 @@ def other_server(ledger: Ledger, login: Login, host: str | None) -> RefusedError
     if datadir is not None:
         if os.path.realpath(datadir) == os.path.realpath(noted):
             return None
-    elif host in (None, owner):
+    elif host in (None, owner) or _at_noted_socket(ledger, login):
         return None
     run = f"run {ledger.run_id} of host {owner}, data directory {noted}, step {ledger.step}"
     here = f"{login.where()}, " + ("which does not answer" if datadir is None else f"data directory {datadir}")
@@ -55,6 +56,15 @@ def other_server(ledger: Ledger, login: Login, host: str | None) -> RefusedError
         f"ansible-playbook mysql_ops.replica_backup.recover --limit {owner}",
         rule="lock",
     )
+
+
+def _at_noted_socket(ledger: Ledger, login: Login) -> bool:
+    """Two servers of a machine never have one socket."""
+    server = ledger.data.get("server", {})
+    noted = str(server.get("variables", {}).get("socket", ""))
+    if not (login.unix_socket and noted):
+        return False
+    return os.path.realpath(login.unix_socket) == os.path.realpath(os.path.join(str(server["datadir"]), noted))
 
 
 def _datadir_behind(login: Login) -> str | None:

@@ -79,6 +79,8 @@ def binlogs(facts: ServerFacts, draft: Draft, include: bool) -> list[Exclusion]:
     # MariaDB 11.7 and newer: what does not fit into memory of transactions that are not committed yet (server source,
     # "binlog_cache_dir"). Each session's file goes with the session; the server makes the directory at its start.
     cache = os.path.join(fs.real(os.path.dirname(facts.path(base))), "#binlog_cache_files")
+    if include:
+        _warn_of_absent_binlogs(facts, draft, facts.path(index))
     left_out = [Exclusion(cache, "binlog_cache", "transactions not committed yet; made anew at every start", "tree")]
     if include:
         return left_out
@@ -88,6 +90,17 @@ def binlogs(facts: ServerFacts, draft: Draft, include: bool) -> list[Exclusion]:
         Exclusion(re.escape(fs.real(directory)) + "/" + pattern, "binary_logs", reason, "pattern")
         for directory, pattern in (series[0], (index_directory, index_name))
     ]
+
+
+def _warn_of_absent_binlogs(facts: ServerFacts, draft: Draft, index: str) -> None:
+    """The replica's own binary logs are not needed to go on, but whoever restores them should know of a hole."""
+    try:
+        named = [facts.path(log) for log in _status_files.read(_status_files.parse_log_index, index)]
+    except (OSError, _status_files.StatusFileError):
+        return
+    absent = [fs.printable(log) for log in named if not fs.is_file(log)]
+    if absent:
+        draft.warn(f"{fs.printable(index)} names binary logs that are not there: {', '.join(absent)}")
 
 
 def relay_logs(facts: ServerFacts, draft: Draft) -> list[str]:
@@ -108,7 +121,7 @@ def relay_logs(facts: ServerFacts, draft: Draft) -> list[str]:
             _add_relay_logs(draft, name)
         index = _relay_log_index(facts, channel, bases)
         if index is not None:
-            required += _indexed_relay_logs(facts, draft, index, current)
+            required += _indexed_relay_logs(facts, draft, index, in_use=channel in facts.channels)
         elif channel in facts.channels and current:
             raise _absent("index of the relay logs", channel, channel_file(_index_names(facts, base)[0], channel))
     return required
@@ -143,8 +156,12 @@ def _relay_log_index(facts: ServerFacts, channel: str, bases: t.Sequence[str]) -
     return None
 
 
-def _indexed_relay_logs(facts: ServerFacts, draft: Draft, index: str, current: str) -> list[str]:
-    """Plan an index and every log that it names; returns the index and the logs from the current one on."""
+def _indexed_relay_logs(facts: ServerFacts, draft: Draft, index: str, *, in_use: bool) -> list[str]:
+    """Plan an index and every log that it names; returns those that must be in the list: all, of a channel in use.
+
+    Those before the current one are applied, and still a restart wants each to be there (MariaDB aborts, MySQL 5.6 ends
+    in error 1872).
+    """
     directory, name = os.path.split(index)
     draft.add(
         "relay_log",
@@ -168,9 +185,22 @@ def _indexed_relay_logs(facts: ServerFacts, draft: Draft, index: str, current: s
         raise RefusedError(error.message, found=error.found, expected=error.expected, rule="relay_log") from error
     for log in named:
         _add_relay_logs(draft, _stem(log))
-    # What lies before the current one is applied and may be purged at any moment.
-    positions = [number for number, log in enumerate(named) if os.path.basename(log) == os.path.basename(current)]
-    return [index, *named[positions[0] :]] if positions else [index]
+    if not in_use:
+        return [index]
+    absent = [fs.printable(log) for log in named if not fs.is_file(log)]
+    if absent:
+        # The applier purges what it has executed: the caller looks again.
+        raise RefusedError(
+            f"The index of relay logs {fs.printable(index)} names files that are not there: the server would not come"
+            " back from a restart, or not go on replicating",
+            found=", ".join(absent),
+            expected="every relay log that the index names",
+            server_state="running, untouched",
+            next_command="put the files back, or have the channel's relay logs made anew: STOP it, note its"
+            " coordinates, RESET SLAVE (not ALL), CHANGE MASTER TO these coordinates, START",
+            rule="relay_log",
+        )
+    return [index, *named]
 
 
 def _any_relay_logs(facts: ServerFacts, draft: Draft, base: str) -> None:

@@ -25,6 +25,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places i
     Discovery,
     Exclusion,
     Locator,
+    one_of,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server_facts import ServerFacts
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._side_files import of_the_system, side_files
@@ -51,6 +52,8 @@ _DIRECTORIES = (
 _BASE_NAMES = ("log_bin_basename", "log_bin_index", "relay_log", "relay_log_basename", "relay_log_index")
 # MySQL's JSON sink writes beside the error log (manual, "Error Logging in JSON Format").
 _JSON_SINK = re.compile(r"\.\d\d\.json\Z")
+# What logrotate and people add to a log's name; the server writes on until it is told to open its logs anew.
+_ROTATED = r"(?:[.-](?:\d[\d_.-]*|old|bak))?"
 # A symbolic link to one of these from the data directory is a mistake; following it would copy the whole machine.
 _TOO_WIDE = re.compile(
     r"/|/(?:bin|boot|dev|etc|home|lib|lib64|media|mnt|opt|proc|root|run|sbin|srv|sys|tmp|usr|var|var/lib|var/log|var/tmp)"
@@ -331,6 +334,12 @@ def _exclusions(facts: ServerFacts, draft: Draft) -> list[Exclusion]:
     return rules
 
 
+def _names_of_log(path: str) -> str:
+    """Expression for a log that is, or was before it was moved aside, ``path``."""
+    stem, extension = os.path.splitext(path)
+    return re.escape(stem) + _ROTATED + re.escape(extension) + _ROTATED
+
+
 def _required(facts: ServerFacts, discovery: Discovery, system: list[str]) -> tuple[str, ...]:
     locator = Locator(discovery)
     parents: dict[str, str] = {}
@@ -343,13 +352,16 @@ def _required(facts: ServerFacts, discovery: Discovery, system: list[str]) -> tu
 
     wanted = {identity(path) for path in (*facts.dictionary_files, *system)}
     logs = {identity(facts.get(name)) for name in _LOG_FILES if facts.get(name)} | set(map(identity, facts.log_files))
+    # Of a directory, MariaDB's audit plugin makes the name itself (Knowledge Base, "server_audit_file_path").
+    logs |= {os.path.join(path, "server_audit.log") for path in logs if fs.is_directory(path)}
+    log_names = one_of(map(_names_of_log, logs))
     # Files in these directories are in use for the length of a statement and belong to no table.
     passing = [fs.real(path) for path in facts.temporary_directories]
     if facts.get("secure_file_priv"):
         passing.append(fs.real(facts.path(facts.get("secure_file_priv"))))
     passing = [path for path in passing if fs.below(path, fs.real(facts.datadir)) is None]
     for path in map(identity, facts.open_files or ()):
-        if path in logs or _JSON_SINK.sub("", path) in logs or path.startswith(("/proc/", "/sys/", "/dev/")):
+        if log_names.fullmatch(_JSON_SINK.sub("", path)) or path.startswith(("/proc/", "/sys/", "/dev/")):
             continue
         status = fs.lstat(path)
         if status is not None and not stat.S_ISREG(status.st_mode):

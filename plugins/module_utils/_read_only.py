@@ -33,11 +33,16 @@ class ReadOnly:
         return cls(dict(data["switches"]), tuple(str(option) for option in data["options"]))
 
 
-def capture(session: Session, dialect: Dialect, variables: t.Mapping[str, str]) -> ReadOnly:
-    """Read them. ``variables`` is SHOW GLOBAL VARIABLES."""
+def capture(session: Session, dialect: Dialect, variables: t.Mapping[str, str], argv: t.Collection[str]) -> ReadOnly:
+    """Read them. ``variables`` is SHOW GLOBAL VARIABLES, ``argv`` the command line that the server runs with.
+
+    An option of ours that an earlier start has left there is not part of how the server is started: a switch that it
+    holds would be lost like one that was set at run time.
+    """
     switches = {name: variables[name] for name in _SWITCHES if name in variables}
     on = [name for name, value in switches.items() if value.upper() != "OFF" and name in dialect.read_only_options]
-    if not on or not _set_at_run_time(session, dialect, on):
+    ours = any(dialect.read_only_options[name] in argv for name in on)
+    if not on or not (ours or _set_at_run_time(session, dialect, on)):
         return ReadOnly(switches)
     return ReadOnly(switches, tuple(dialect.read_only_options[name] for name in on))
 

@@ -203,6 +203,21 @@ def read_channels(session: Session, dialect: Dialect) -> list[Channel]:
     return [channel for channel in channels if channel.source_host and channel.name not in _GROUP_CHANNELS]
 
 
+def fetched_again(dialect: Dialect, channels: t.Iterable[Channel]) -> list[str]:
+    """Warnings about channels that will not be drained and whose relay logs any restart of the server drops."""
+    return [
+        f"{channel.label()} uses GTIDs and has transactions that wait (delay {channel.delay} s, applier "
+        f"{channel.applier}): this server drops their relay logs at every restart and fetches them once more. If the "
+        f"source has purged them, the receiver fails with error 1236; look there for logs back to "
+        f"{channel.source_log_file} before"
+        for channel in channels
+        if dialect.drops_relay_logs_with_gtid
+        and channel.positioning == "gtid"
+        and (channel.delay or not channel.applier_started)
+        and channel.executed != channel.read
+    ]
+
+
 def open_temp_tables(session: Session, dialect: Dialect) -> int:
     """Temporary tables that the applier holds open; they would be lost by a restart."""
     status = session.status()

@@ -81,7 +81,7 @@ def capture(
         variables=settings,
         channels={channel.name: _of_channel(dialect, channel) for channel in channels},
         global_filters=_global_filters(session, dialect),
-        changed=changed and tuple(name for name in changed if (name, settings.get(name)) != (_SKIP_COUNTER, "0")),
+        changed=changed and tuple(name for name in changed if (neutral(name), settings[name]) != (_SKIP_COUNTER, "0")),
         filters_changed=_filters_changed(session, dialect),
     )
 

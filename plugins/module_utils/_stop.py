@@ -118,6 +118,7 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
     )
     listed = _discovery.discover(session, _discovery_request(request, check_mode=True))
     data_bytes = int(listed["list"]["allocated"])
+    fetched_again = tuple(_replication.fetched_again(observed.dialect, observed.channels))
     facts = _guards.Facts(
         channels=observed.channels,
         connected_replicas=observed.connected_replicas,
@@ -127,6 +128,7 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
         free_bytes=_guards.free_bytes(request.paths.root),
         spool_dir=request.paths.root,
         missing_tools=_missing_tools(request),
+        fetched_again=fetched_again,
     )
     verdicts = _guards.judge(facts, request.policy)
     _guards.refuse_unless_all_pass(verdicts)
@@ -137,8 +139,8 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
         start=f"{manager.kind} {manager.name}".rstrip(),
         option=observed.dialect.skip_start_option,
     )
-    read_only = _read_only.capture(session, observed.dialect, observed.variables)
-    warnings = [*manager.warnings]
+    read_only = _read_only.capture(session, observed.dialect, observed.variables, observed.process.argv)
+    warnings = [*manager.warnings, *fetched_again]
     if read_only.options and not manager.takes_options:
         warnings.append(
             f"The restart through {manager.kind} {manager.name} cannot be given {' '.join(read_only.options)}: the "
@@ -220,6 +222,7 @@ def _connect(request: StopRequest) -> Session:
             server_state="not running, or not at this address; untouched",
             next_command="start the server, or correct the login variables (replica_backup_login_*)",
             rule="login",
+            server_answers=False,
         ) from error
     except _connection.LoginRefusedError as error:
         raise RefusedError(
@@ -297,7 +300,7 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     channels = _replication.quiesce(session, observed.dialect, request.limits)
     ledger.data["channels"] = observed.channel_facts(channels)
     # Before the shutdown: the next start goes by what the files say.
-    refuse_differences(check_coordinates(ledger.data["channels"], ledger.data["server"]))
+    refuse_differences(check_coordinates(ledger.data["channels"], ledger.data["server"], stopped=False))
     if os.path.exists(request.paths.discovered):
         _discovery.refresh(session, request.paths)
     else:

@@ -72,6 +72,13 @@ options:
     description: Back up a replica although a channel reports an error.
     type: bool
     default: false
+  allow_refetch:
+    description:
+      - Stop a MariaDB replica that uses GTIDs although transactions wait in its relay logs (a delayed channel, a
+        stopped applier). Such a server drops its relay logs at every restart and fetches them once more.
+      - Make sure before that the source still has them; if it has purged them, the replica cannot go on.
+    type: bool
+    default: false
   space_factor:
     description: Room that must be free for O(spool_dir), as a multiple of the data's size on disk.
     type: float
@@ -221,6 +228,7 @@ def _request(params: t.Mapping[str, t.Any]) -> StopRequest:
             allow_connected_replicas=params["allow_connected_replicas"],
             allow_stopped_channels=params["allow_stopped_channels"],
             allow_channel_errors=params["allow_channel_errors"],
+            allow_refetch=params["allow_refetch"],
             space_factor=params["space_factor"],
         ),
         format=params["format"],
@@ -254,6 +262,7 @@ def main() -> None:
             "allow_connected_replicas": {"type": "bool", "default": False},
             "allow_stopped_channels": {"type": "bool", "default": False},
             "allow_channel_errors": {"type": "bool", "default": False},
+            "allow_refetch": {"type": "bool", "default": False},
             "space_factor": {"type": "float", "default": 1.0},
             "drain_timeout": {"type": "int", "default": 300},
             "temp_tables_timeout": {"type": "int", "default": 60},

@@ -18,6 +18,7 @@ import pymysql.cursors
 import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._guards import Policy
 from ansible_collections.mysql_ops.replica_backup.tests.lab.flavors import MySQL56
 from ansible_collections.mysql_ops.replica_backup.tests.lab.local import (
     REPLICATION_PASSWORD,
@@ -251,10 +252,13 @@ def test_a_delay_and_what_waits_for_it_stay(lab: Lab, window: Window) -> None:
         lambda: lab.replica.query("SHOW SLAVE STATUS")[0]["Read_Master_Log_Pos"] == end, lambda: state(lab.replica)
     )
     before = state(lab.replica)
+    with pytest.raises(RefusedError, match="replica_backup_allow_refetch"):
+        window.stop(policy=Policy())
     stopped = window.stop()
     channel = next(item for item in stopped["channels"] if item["name"] == "")
     assert channel["delay"] == 3600
     assert channel["source_log_pos"] < channel["read_log_pos"] == end
+    assert [text for text in stopped["warnings"] if "the default channel uses GTIDs" in text]
     window.start()
     wait_until_as(before, lab.replica)
     assert lab.rows("d.t") == rows
@@ -264,6 +268,25 @@ def test_a_delay_and_what_waits_for_it_stay(lab: Lab, window: Window) -> None:
         query("START SLAVE")
     lab.topology.wait_caught_up()
     assert lab.rows("d.t") == rows + 5
+
+
+def test_a_receiver_alone_and_backup_after_backup(lab: Lab, tmp_path: Path) -> None:
+    """With GTIDs, the receiver's start drops the relay logs; the file of the applier follows at the shutdown only."""
+
+    def threads() -> tuple[str, str]:
+        (row,) = lab.replica.query("SHOW SLAVE STATUS")
+        return str(row["Slave_IO_Running"]), str(row["Slave_SQL_Running"])
+
+    lab.replica.query("STOP SLAVE SQL_THREAD")
+    for name in ("first", "second"):
+        window = Window(lab.replica, tmp_path / name)
+        window.root.mkdir()
+        proofs = {proof["name"]: proof["verdict"] for proof in window.stop()["clean_stop"]["proofs"]}
+        assert proofs["coordinates of the default channel"] is True
+        window.start()
+        wait_until(lambda: threads() == ("Yes", "No"), threads)
+    lab.replica.query("START SLAVE SQL_THREAD")
+    lab.topology.wait_caught_up()
 
 
 def test_an_applier_that_is_to_stop_somewhere_is_refused(lab: Lab, window: Window) -> None:

@@ -100,7 +100,13 @@ def without_log(server: Server, *texts: str) -> None:
 def back_up(fleet: Fleet, replica: Server) -> tuple[Path, dict[str, t.Any]]:
     before = threads(replica)
     run = backup(
-        fleet, None, compression="none", max_lag="86400", allow_stopped_channels="yes", allow_channel_errors="yes"
+        fleet,
+        None,
+        compression="none",
+        max_lag="86400",
+        allow_stopped_channels="yes",
+        allow_channel_errors="yes",
+        allow_refetch="yes",
     )
     assert run.status == 0, run.output
     # The server is back, and its threads are as they were: the receiver on, the applier off.

@@ -124,6 +124,32 @@ def test_no_write_slips_in(topology: Topology, tmp_path: Path, way: t.Callable[[
     assert replica.channel() is not None
 
 
+def test_no_write_slips_in_at_the_second_backup(topology: Topology, tmp_path: Path) -> None:
+    """The switch is on by our own option then, and nobody has set it at run time."""
+    replica = topology.replicas[0]
+    replica.query("SET GLOBAL read_only = 1")
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    first, second = Window(replica, tmp_path / "first"), Window(replica, tmp_path / "second")
+    first.stop()
+    first.start()
+    writer = Writer(replica)
+    writer.start()
+    try:
+        second.stop()
+        before = writer.refused
+        second.start()
+        deadline = time.monotonic() + 30
+        while writer.refused == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        writer.end()
+    assert 0 < before < writer.refused
+    assert writer.written == 0
+    assert OPTION in arguments(replica)
+    assert topology.differences() == {}
+
+
 def test_the_option_goes_when_it_is_not_needed_any_more(topology: Topology, tmp_path: Path) -> None:
     """A server found running with it has it from us: its own command line is without."""
     replica = topology.replicas[0]

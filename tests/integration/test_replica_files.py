@@ -230,6 +230,37 @@ def test_a_channel_that_lives_in_memory_alone_is_refused(
 
 
 @pytest.mark.parametrize("flavor", [MySQL56, MariaDB])
+def test_a_relay_log_that_only_a_restart_would_miss_is_refused(
+    topologies: Callable[[Flavor], Topology], tmp_path: Path, flavor: Callable[[], Flavor]
+) -> None:
+    """It is executed and the applier does not look at it again; MariaDB aborts without it, MySQL 5.6 says 1872."""
+    topology = topologies(flavor())
+    replica = add(topology, {**DEFAULTS, "relay_log_purge": "OFF"})
+    topology.flavor.forget_history(replica.query)
+    topology.follow(replica)
+    topology.wait_caught_up(replica)
+    replica.query("FLUSH RELAY LOGS")
+    topology.source.query("CREATE DATABASE z")
+    topology.wait_caught_up(replica)
+    first = min(path for path in on_disk(replica) if kind(path) == "relay_log")
+    window = Window(replica, tmp_path)
+    for folder in ("spool", "state"):
+        (tmp_path / folder).mkdir(mode=0o700)
+    pids = replica.pids()
+    aside = first.rename(replica.directory / "aside")
+    with pytest.raises(RefusedError, match=f"names files that are not there.*{first.name}"):
+        window.stop()
+    state = replica.channel()
+    assert state is not None and state.replicating
+    assert replica.pids() == pids
+    aside.rename(first)
+    window.stop()
+    window.start()
+    topology.source.query("DROP DATABASE z")
+    topology.wait_caught_up(replica)
+
+
+@pytest.mark.parametrize("flavor", [MySQL56, MariaDB])
 def test_a_status_file_that_the_server_no_longer_writes_stops_the_backup(
     topologies: Callable[[Flavor], Topology], tmp_path: Path, flavor: Callable[[], Flavor]
 ) -> None:

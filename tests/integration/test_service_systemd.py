@@ -225,7 +225,7 @@ before = threads()
 result = _stop.stop(_stop.StopRequest(
     login=LOGIN, paths=SetPaths("/root/spool", "db", "20260101T000000Z"), state_dir=STATE, run_id="r",
     compression="none",
-    policy=Policy(allow_stopped_channels=True, allow_channel_errors=True), downtime_budget=8.0))
+    policy=Policy(allow_stopped_channels=True, allow_channel_errors=True, allow_refetch=True), downtime_budget=8.0))
 answer = [before, result["clean_stop"]["clean"], _deadman.armed(STATE)["kind"], process() is None,
           result["service"]["manager"]]
 """,

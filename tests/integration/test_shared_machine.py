@@ -152,7 +152,7 @@ _AT = {"ansible_connection": "ssh", "ansible_host": "192.0.2.1", "replica_backup
         (_AT, _AT, "back up", "on the same machine (192.0.2.1)"),
         (
             _AT,
-            {**_AT, "ansible_port": "22", "replica_backup_state_dir": "/srv/state/"},
+            {**_AT, "ansible_port": "22", "replica_backup_state_dir": "/srv/./state/"},
             "back up",
             "on the same machine",
         ),

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import typing as t
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache, cached_property
@@ -164,6 +165,39 @@ class BackupSet:
     def channel(self) -> dict[str, t.Any]:
         (channel,) = self.manifest["channels"]
         return t.cast("dict[str, t.Any]", channel)
+
+    def lay_down(self, host: Host, *, without: Collection[str] = ()) -> None:
+        """Extract the set on a host and put its places where they were, as the README says."""
+        host.run("rm -rf /set /restore && mkdir -p /restore")
+        subprocess.run(["podman", "cp", str(self.directory), f"{host.container}:/set"], check=True)
+        host.run("cd /restore && zstd -q -dc /set/data.tar.zst | tar -x && sha256sum --quiet -c /set/SHA256SUMS")
+        for place in self.manifest["places"]:
+            if place["name"] not in without:
+                host.run("mkdir -p %s && cp -a %s/. %s/", place["path"], f"/restore/{place['name']}", place["path"])
+
+
+def assert_stands_where_recorded(host: Host, backup: BackupSet) -> None:
+    """The only channel of the server is at rest at the coordinates of the manifest."""
+    status, channel = host.replication(), backup.channel
+    assert status["Replica_IO_Running"] == status["Replica_SQL_Running"] == "No"
+    assert status["Relay_Source_Log_File"] == channel["source_log_file"]
+    assert int(status["Exec_Source_Log_Pos"]) == int(channel["source_log_pos"])
+    assert status["Relay_Log_File"] == channel["relay_log_file"]
+    assert int(status["Relay_Log_Pos"]) == int(channel["relay_log_pos"])
+
+
+def assert_started_without_recovery(host: Host, log: str) -> None:
+    """The log of one start tells of neither errors nor a crash before."""
+    assert re.search(host.words["lab_ready"], log)
+    assert "crash recovery" not in log.lower()
+    assert "[ERROR]" not in log
+
+
+def log_of_this_start(host: Host) -> str:
+    """What the running service logged since its start; servers that log to a file had it emptied before."""
+    invocation = host.run("systemctl show --value --property=InvocationID %s", host.words["lab_unit"]).strip()
+    log = host.run("journalctl --no-pager --output=cat _SYSTEMD_INVOCATION_ID=%s", invocation)
+    return log + host.run("cat /var/log/mysql/error.log 2>/dev/null || true")
 
 
 def _when(day: str, clock: str) -> datetime:

@@ -49,7 +49,7 @@ class Window:
             paths=self.paths,
             state_dir=self.state,
             run_id=self.run_id,
-            policy=Policy(allow_stopped_channels=True, allow_channel_errors=True),
+            policy=Policy(allow_stopped_channels=True, allow_channel_errors=True, allow_refetch=True),
             limits=Limits(drain=30, temp_tables=10, gaps=30),
             shutdown_timeout=60,
             start_timeout=60,

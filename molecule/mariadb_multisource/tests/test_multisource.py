@@ -11,14 +11,18 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import typing as t
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import BackupSet, Host, settings_of
+from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import (
+    BackupSet,
+    Host,
+    log_of_this_start,
+    settings_of,
+)
 
 CONNECTIONS: dict[str, dict[str, t.Any]] = {each["name"]: each for each in settings_of("replica1")["lab_connections"]}
 ESCAPED = {
@@ -228,22 +232,12 @@ def lay_down(host: Host, origin: Host, backup: BackupSet) -> None:
     # Other tests leave it killed and masked.
     host.run("systemctl unmask --runtime --quiet mariadb; systemctl stop mariadb.socket mariadb")
     host.run("systemctl reset-failed mariadb || true")
-    host.run("rm -rf /restore /var/lib/mysql/* /srv/binlog/* /srv/relay/* && mkdir -p /restore")
-    archive = f"{host.container}:/restore/data.tar.zst"
-    subprocess.run(["podman", "cp", str(backup.directory / "data.tar.zst"), archive], check=True)
-    host.run("cd /restore && zstd -q -dc data.tar.zst | tar -x")
-    for place in backup.manifest["places"]:
-        if place["name"] not in ("config", "keys"):
-            host.run("cp -a %s/. %s/", f"/restore/{place['name']}", place["path"])
+    host.run("rm -rf /var/lib/mysql/* /srv/binlog/* /srv/relay/*")
+    backup.lay_down(host, without=("config", "keys"))
     settings = origin.run("cat %s", host.words["lab_settings_file"])
     # Another pid file, as under another name of the service: relay logs are named after it unless told otherwise.
     settings += f"\nserver_id = 9{origin.name[-1]}\nskip_slave_start = ON\npid_file = /run/mysqld/copy.pid\n"
     host.run("printf '%%s' %s > %s", settings, host.words["lab_settings_file"])
-
-
-def log_of_last_start(host: Host) -> str:
-    invocation = host.run("systemctl show --value --property=InvocationID mariadb").strip()
-    return host.run("journalctl --no-pager --output=cat _SYSTEMD_INVOCATION_ID=%s", invocation)
 
 
 def test_another_relay_log_name_keeps_the_copy_from_starting(
@@ -253,7 +247,7 @@ def test_another_relay_log_name_keeps_the_copy_from_starting(
     lay_down(host, hosts["replica1"], sets["replica1"])
     host.run("sed -i /^relay_log/d %s", host.words["lab_settings_file"])
     assert host.run("systemctl start mariadb 2>/dev/null && echo up || echo down").strip() == "down"
-    assert "Failed to initialize multi master structures" in log_of_last_start(host)
+    assert "Failed to initialize multi master structures" in log_of_this_start(host)
 
 
 @pytest.mark.parametrize("way", ["relay logs", "coordinates"])
@@ -263,7 +257,7 @@ def test_a_copy_goes_on_with_every_connection(
     host, backup = hosts["restored"], sets["replica1"]
     lay_down(host, hosts["replica1"], backup)
     host.run("systemctl start mariadb")
-    log = log_of_last_start(host)
+    log = log_of_this_start(host)
     assert "[ERROR]" not in log
     assert "crash recovery" not in log.lower()
     assert host.sql("SELECT @@hostname").strip() == "restored"

@@ -92,6 +92,8 @@ def test_mysqld_safe_did_not_win(hosts: dict[str, Host], sets: dict[str, BackupS
     since = [text for when, at, text in lines if (when, at.zfill(8)) >= (day, clock)]
     assert [text.split()[0] for text in since] == ["mysqld", "Starting"], since
     assert since[0].endswith("ended")
+    # It hands the options of its start to every server it starts after a crash, which has to be known.
+    assert [text for text in sets[name].manifest["warnings"] if "mysqld_safe runs with --read_only=On" in text]
 
 
 @pytest.mark.parametrize("name", ["replica1", "replica4"])

@@ -8,14 +8,19 @@ Both go on from the relay logs in the set: what they applied first was never fet
 
 from __future__ import annotations
 
-import re
-import subprocess
 import typing as t
 from dataclasses import dataclass
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import REPLICAS, BackupSet, Host, settings_of
+from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import (
+    REPLICAS,
+    BackupSet,
+    Host,
+    assert_stands_where_recorded,
+    assert_started_without_recovery,
+    settings_of,
+)
 
 ORIGINS = tuple(name for name in REPLICAS if settings_of(name).get("lab_restore"))
 
@@ -35,12 +40,8 @@ def restored(
 ) -> t.Iterator[Restored]:
     origin, bare, backup = hosts[request.param], hosts["restored"], sets[request.param]
     unit, settings_file, log = (origin.words[word] for word in ("lab_unit", "lab_settings_file", "lab_error_log"))
-    bare.run("systemctl stop 'mysql@*'; rm -rf /set /restore /var/log/mysql/* && mkdir -p /restore")
-    subprocess.run(["podman", "cp", str(backup.directory), f"{bare.container}:/set"], check=True)
-    bare.run("cd /restore && zstd -q -dc /set/data.tar.zst | tar -x && sha256sum --quiet -c /set/SHA256SUMS")
-    for place in backup.manifest["places"]:
-        if place["name"] not in ("config", "keys", "load_data"):
-            bare.run("mkdir -p %s && cp -a /restore/%s/. %s/", place["path"], place["name"], place["path"])
+    bare.run("systemctl stop 'mysql@*'; rm -rf /var/log/mysql/*")
+    backup.lay_down(bare, without=("config", "keys", "load_data"))
     # The original lives: the copy needs another server_uuid, which the server gives itself, and another server_id.
     bare.run("rm %s/auto.cnf", origin.settings["lab_datadir"])
     # The option file in the set is the original's, and it names the relay logs by the pid file, which stays.
@@ -56,10 +57,7 @@ def restored(
 
 
 def test_it_starts_without_recovery(restored: Restored) -> None:
-    log = restored.host.log
-    assert re.search(restored.host.words["lab_ready"], log)
-    assert "crash recovery" not in log.lower()
-    assert "[ERROR]" not in log
+    assert_started_without_recovery(restored.host, restored.host.log)
 
 
 def test_its_repository_is_of_the_kind_that_the_manifest_says(restored: Restored) -> None:
@@ -72,12 +70,7 @@ def test_its_repository_is_of_the_kind_that_the_manifest_says(restored: Restored
 
 
 def test_it_stands_where_the_manifest_says(restored: Restored) -> None:
-    status, channel = restored.host.replication(), restored.backup.channel
-    assert status["Replica_IO_Running"] == status["Replica_SQL_Running"] == "No"
-    assert status["Relay_Source_Log_File"] == channel["source_log_file"]
-    assert int(status["Exec_Source_Log_Pos"]) == int(channel["source_log_pos"])
-    assert status["Relay_Log_File"] == channel["relay_log_file"]
-    assert int(status["Relay_Log_Pos"]) == int(channel["relay_log_pos"])
+    assert_stands_where_recorded(restored.host, restored.backup)
 
 
 def test_it_goes_on_from_there_and_equals_the_source(

@@ -11,13 +11,19 @@ from __future__ import annotations
 
 import base64
 import re
-import subprocess
 import typing as t
 from collections.abc import Mapping
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import REPLICAS, BackupSet, Host
+from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import (
+    REPLICAS,
+    BackupSet,
+    Host,
+    assert_stands_where_recorded,
+    assert_started_without_recovery,
+    log_of_this_start,
+)
 
 _ROOT = "/srv/scattered"
 # What a server makes anew at every start, and what is no data.
@@ -160,12 +166,8 @@ def restored(
     backup = sets[request.param]
     host = hosts[hosts[request.param].settings["lab_restored"]]
     host.run(f"systemctl stop {' '.join(reversed(host.words['lab_units']))}")
-    host.run(f"rm -rf /restore {_ROOT} /var/lib/mysql/* /var/log/mysql/* && mkdir -p /restore")
-    archive = f"{host.container}:/restore/data.tar.zst"
-    subprocess.run(["podman", "cp", str(backup.directory / "data.tar.zst"), archive], check=True)
-    host.run("cd /restore && zstd -q -dc data.tar.zst | tar -x")
-    for place in backup.manifest["places"]:
-        host.run("mkdir -p %s && cp -a %s/. %s/", place["path"], f"/restore/{place['name']}", place["path"])
+    host.run(f"rm -rf {_ROOT} /var/lib/mysql/* /var/log/mysql/*")
+    backup.lay_down(host)
     for directory in _EMPTY:
         host.run("install -d -o mysql -g mysql %s", f"{_ROOT}/{directory}")
     # The original lives: the copy needs an identity of its own, and must not start to replicate by itself.
@@ -178,22 +180,12 @@ def restored(
 
 def test_it_starts_without_recovery(restored: tuple[Host, BackupSet]) -> None:
     host, _backup = restored
-    invocation = host.run("systemctl show --value --property=InvocationID %s", host.words["lab_unit"]).strip()
-    log = host.run("journalctl --no-pager --output=cat _SYSTEMD_INVOCATION_ID=%s", invocation)
-    log += host.run("cat /var/log/mysql/error.log 2>/dev/null || true")
-    assert re.search(host.words["lab_ready"], log)
-    assert "crash recovery" not in log.lower()
-    assert "[ERROR]" not in log
+    assert_started_without_recovery(host, log_of_this_start(host))
 
 
 def test_it_stands_where_the_manifest_says(restored: tuple[Host, BackupSet]) -> None:
     host, backup = restored
-    status, channel = host.replication(), backup.channel
-    assert status["Replica_IO_Running"] == status["Replica_SQL_Running"] == "No"
-    assert status["Relay_Source_Log_File"] == channel["source_log_file"]
-    assert int(status["Exec_Source_Log_Pos"]) == int(channel["source_log_pos"])
-    assert status["Relay_Log_File"] == channel["relay_log_file"]
-    assert int(status["Relay_Log_Pos"]) == int(channel["relay_log_pos"])
+    assert_stands_where_recorded(host, backup)
     # From an included option file, or from mysqld-auto.cnf.
     assert host.sql("SELECT @@max_connections").strip() == "123"
 

@@ -8,12 +8,17 @@ Nothing of the collection takes part.
 
 from __future__ import annotations
 
-import re
-import subprocess
-
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import REPLICAS, BackupSet, Host, settings_of
+from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import (
+    REPLICAS,
+    BackupSet,
+    Host,
+    assert_stands_where_recorded,
+    assert_started_without_recovery,
+    log_of_this_start,
+    settings_of,
+)
 
 # Between them: by file and position, by GTID, all in the data directory, files elsewhere.
 ORIGINS = tuple(name for name in REPLICAS if settings_of(name).get("lab_restore"))
@@ -27,13 +32,8 @@ def restored(
     origin, backup = hosts[request.param], sets[request.param]
     host = hosts[origin.settings.get("lab_restored", "restored")]
     host.run(f"systemctl stop {' '.join(reversed(host.words['lab_units']))}")
-    host.run("rm -rf /restore /var/lib/mysql/* /var/log/mysql/* && mkdir -p /restore")
-    archive = f"{host.container}:/restore/data.tar.zst"
-    subprocess.run(["podman", "cp", str(backup.directory / "data.tar.zst"), archive], check=True)
-    host.run("cd /restore && zstd -q -dc data.tar.zst | tar -x")
-    for place in backup.manifest["places"]:
-        if place["name"] not in ("config", "keys"):
-            host.run("cp -a %s/. %s/", f"/restore/{place['name']}", place["path"])
+    host.run("rm -rf /var/lib/mysql/* /var/log/mysql/*")
+    backup.lay_down(host, without=("config", "keys"))
     # The original lives: on MySQL the copy needs another server_uuid, which the server gives itself.
     host.run("rm -f /var/lib/mysql/auto.cnf")
     # The configuration of where it came from; its server_id must differ from every other.
@@ -49,23 +49,11 @@ def restored(
 
 def test_it_starts_without_recovery(restored: tuple[Host, BackupSet]) -> None:
     host, _backup = restored
-    invocation = host.run("systemctl show --value --property=InvocationID %s", host.words["lab_unit"]).strip()
-    log = host.run("journalctl --no-pager --output=cat _SYSTEMD_INVOCATION_ID=%s", invocation)
-    # Emptied before the start; the servers that log to the journal have none.
-    log += host.run("cat /var/log/mysql/error.log 2>/dev/null || true")
-    assert re.search(host.words["lab_ready"], log)
-    assert "crash recovery" not in log.lower()
-    assert "[ERROR]" not in log
+    assert_started_without_recovery(host, log_of_this_start(host))
 
 
 def test_it_stands_where_the_manifest_says(restored: tuple[Host, BackupSet]) -> None:
-    host, backup = restored
-    status, channel = host.replication(), backup.channel
-    assert status["Replica_IO_Running"] == status["Replica_SQL_Running"] == "No"
-    assert status["Relay_Source_Log_File"] == channel["source_log_file"]
-    assert int(status["Exec_Source_Log_Pos"]) == int(channel["source_log_pos"])
-    assert status["Relay_Log_File"] == channel["relay_log_file"]
-    assert int(status["Relay_Log_Pos"]) == int(channel["relay_log_pos"])
+    assert_stands_where_recorded(*restored)
 
 
 def test_it_goes_on_from_there_and_equals_the_source(

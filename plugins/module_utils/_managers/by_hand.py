@@ -35,6 +35,10 @@ class ByHand(Recorded):
     # Of the start that this object asked for; no field of the record.
     _complaint = ""
 
+    @property
+    def keeps_options(self) -> bool:
+        return self.guardian is not None
+
     def hold(self) -> list[str]:
         return []
 

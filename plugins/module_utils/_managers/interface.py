@@ -24,6 +24,10 @@ class ServiceManager(t.Protocol):
     warnings: tuple[str, ...]
     takes_options: bool
 
+    @property
+    def keeps_options(self) -> bool:
+        """Whether options of one start live on: mysqld_safe hands them to every server it starts after a crash."""
+
     def to_dict(self) -> dict[str, t.Any]:
         """JSON-serialisable; ``from_dict`` gives an equal manager."""
 

@@ -72,6 +72,10 @@ class Systemd(Recorded):
     kind: str = "systemd"
 
     @property
+    def keeps_options(self) -> bool:
+        return False
+
+    @property
     def _drop_in(self) -> str:
         return os.path.join(_RUNTIME_UNITS, f"{self.name}.d", _DROP_IN)
 

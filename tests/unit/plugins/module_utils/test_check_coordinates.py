@@ -35,7 +35,7 @@ def channel(**others: t.Any) -> dict[str, t.Any]:
 def data(tmp_path: Path) -> Path:
     (tmp_path / "relay-log-a@002db.info").write_bytes(INFO)
     (tmp_path / "rl-a@002db.index").write_text("./rl-a@002db.000001\n./rl-a@002db.000002\n./rl-a@002db.000003\n")
-    for number in (2, 3):
+    for number in (1, 2, 3):
         (tmp_path / f"rl-a@002db.00000{number}").touch()
     return tmp_path
 
@@ -78,6 +78,23 @@ def test_difference(data: Path, others: dict[str, t.Any], found: str) -> None:
     assert verdict is False and found in detail
 
 
+@pytest.mark.parametrize(
+    ("others", "verdict"),
+    [
+        ({"relay_log_pos": 4}, None),
+        ({"relay_log_pos": 4, "threads_before": {"io": True, "applier": True}}, False),
+        ({"relay_log_pos": 4, "source_log_pos": 1290}, False),
+    ],
+)
+def test_while_it_runs_an_applier_that_was_off_may_be_elsewhere(
+    data: Path, others: dict[str, t.Any], verdict: bool | None
+) -> None:
+    server = {"datadir": f"{data}/", "variables": {"relay_log_info_file": "relay-log.info"}}
+    recorded = channel(**{"threads_before": {"io": True, "applier": False}, **others})
+    assert check_coordinates([recorded], server, stopped=False)[0].verdict is verdict
+    assert check_coordinates([recorded], server)[0].verdict is False
+
+
 def test_a_broken_file_is_a_difference(data: Path) -> None:
     (data / "relay-log-a@002db.info").write_bytes(b"5\n./rl")
     (data / "rl-a@002db.index").write_bytes(b"./rl")
@@ -96,6 +113,11 @@ def test_what_cannot_be_compared(data: Path) -> None:
 
 
 def test_a_missing_relay_log(data: Path) -> None:
+    # Applied, and still a restart wants it.
+    (data / "rl-a@002db.000001").unlink()
+    verdict, detail = verdicts(data)[1]
+    assert verdict is False and detail.endswith("rl-a@002db.000001 is not there")
+    (data / "rl-a@002db.000001").touch()
     (data / "rl-a@002db.000003").unlink()
     verdict, detail = verdicts(data)[1]
     assert verdict is False and detail.endswith("rl-a@002db.000003 is not there")

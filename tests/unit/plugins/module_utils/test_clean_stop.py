@@ -223,6 +223,18 @@ def test_error_log_lines(disk: Disk, text: str, verdict: bool | None) -> None:
     assert ("log sequence number 42" in proof.detail) is (verdict is True and "42" in text)
 
 
+@pytest.mark.parametrize(
+    ("version", "verbosity", "verdict"),
+    [((5, 7, 44), "2", None), ((5, 7, 44), "1", None), ((5, 7, 44), "3", False), ((8, 0, 36), "1", False)],
+)
+def test_an_error_log_without_notes(
+    disk: Disk, version: tuple[int, int, int], verbosity: str, verdict: bool | None
+) -> None:
+    (disk.path / "error.log").write_text("2026-01-01T10:00:00Z 0 [Warning] mysqld: Forcing close of thread 7\n")
+    disk.variables["log_error_verbosity"] = verbosity
+    assert disk.verdicts(version=version)["error_log"].verdict is verdict
+
+
 def test_a_left_pid_file(disk: Disk) -> None:
     disk.variables["pid_file"] = "host.pid"
     assert disk.verdicts()["pid_file"].verdict is True

@@ -376,6 +376,22 @@ def test_an_open_file_outside_every_place_is_refused(
     assert not (tmp_path / "spool" / "db1" / BACKUP_ID / ".work" / "discovered.jsonl").exists()
 
 
+def test_an_index_that_is_just_being_written_is_looked_at_again(
+    scattered: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_discovery, "_PAUSE_SECONDS", 0)
+    refusals = [RefusedError("no index", rule="status_files")]
+
+    def plan(facts: t.Any, **options: t.Any) -> Discovery:
+        if refusals:
+            raise refusals.pop()
+        return _place_plan.plan_places(facts, **options)
+
+    monkeypatch.setattr(_discovery, "plan_places", plan)
+    with scattered.session() as session:
+        assert _discovery.discover(session, _request(tmp_path))["list"]["count"] > 100
+
+
 def test_a_discarded_tablespace_does_not_count_and_a_lost_one_does(scattered: Server, tmp_path: Path) -> None:
     with scattered.session() as session:
         session.execute("CREATE TABLE plain.thrown (id INT) ENGINE=InnoDB")

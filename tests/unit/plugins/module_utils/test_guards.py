@@ -68,6 +68,8 @@ def test_a_healthy_replica_passes() -> None:
         ({"channels": (channel(lag=3601, delay=3600),)}, Policy(), []),
         ({"channels": (channel(lag=3601, delay=3600),)}, Policy(max_lag=0), ["lag"]),
         ({"channels": (channel(lag=None),)}, Policy(), ["lag"]),
+        ({"fetched_again": ("a channel waits",)}, Policy(), ["refetch"]),
+        ({"fetched_again": ("a channel waits",)}, Policy(allow_refetch=True), []),
         ({"cluster": "Galera"}, Policy(), ["cluster_member"]),
         ({"force_recovery": "1"}, Policy(), ["force_recovery"]),
         ({"missing_tools": ("zstd",)}, Policy(), ["tools"]),

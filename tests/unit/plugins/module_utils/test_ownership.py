@@ -36,3 +36,11 @@ def test_another_name_is_another_server(nobody: Login, data: dict[str, t.Any]) -
     assert "run r1 of host db2" in str(refusal)
     assert f"backup at {nobody.unix_socket}, which does not answer" in str(refusal)
     assert "replica_backup_state_dir of host db3 to a directory of its own, such as /var/lib/state-db3" in str(refusal)
+
+
+@pytest.mark.parametrize(("socket", "refused"), [("two.sock", False), ("one.sock", True), ("", True)])
+def test_a_host_that_got_another_name_is_known_by_its_socket(
+    tmp_path: Path, nobody: Login, socket: str, *, refused: bool
+) -> None:
+    data = {**_DATA, "server": {"datadir": str(tmp_path), "variables": {"socket": socket}}}
+    assert (other_server(Ledger("/var/lib/state", data), nobody, "db2.example.com") is not None) is refused

@@ -15,7 +15,11 @@ import pytest
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _load_data
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._place_draft import Draft
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._place_logs import relay_logs, status_files
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._place_logs import (
+    binlogs,
+    relay_logs,
+    status_files,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server_facts import ServerFacts
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._status_files import ChannelFiles, channel_files
 
@@ -61,10 +65,11 @@ def test_relay_logs_of_known_channels(tmp_path: Path) -> None:
         connection_files=("",),
     )
     draft = Draft(given.datadir)
-    # The log of another base name is applied, and no longer needed.
+    # The log of another base name is applied, and a restart wants it nonetheless.
     assert relative(tmp_path, relay_logs(given, draft)) == [
         "i/idx.txt",
         f"i/idx-{ESCAPED}.txt",
+        "old/before.000009",
         f"l/rl-{ESCAPED}.000003",
         f"l/rl-{ESCAPED}.000004",
     ]
@@ -72,6 +77,30 @@ def test_relay_logs_of_known_channels(tmp_path: Path) -> None:
         *("l/rl.000001", f"l/rl-{ESCAPED}.000003", f"l/rl-{ESCAPED}.000004", "old/before.000009", "l/rl.000001.idx"),
         *("i/idx.txt", f"i/idx-{ESCAPED}.txt", "i/idx.~rec~"),
     }
+
+
+def test_a_log_that_the_index_names_and_that_is_gone(tmp_path: Path) -> None:
+    touch(tmp_path, "data/my-relay-bin.000002")
+    (tmp_path / "data/my-relay-bin.index").write_text("./my-relay-bin.000001\n./my-relay-bin.000002\n")
+    given = facts(tmp_path, channels=("",), relay_log_names=("my-relay-bin.000002",))
+    with pytest.raises(RefusedError, match=r"names files that are not there") as caught:
+        relay_logs(given, Draft(given.datadir))
+    assert str(caught.value.found).endswith("data/my-relay-bin.000001")
+    unused = ServerFacts(given.variables, channels=())
+    assert relative(tmp_path, relay_logs(unused, Draft(given.datadir))) == ["data/my-relay-bin.index"]
+
+
+def test_a_binary_log_that_the_index_names_and_that_is_gone(tmp_path: Path) -> None:
+    touch(tmp_path, "data/bin.000002")
+    (tmp_path / "data/bin.index").write_text("./bin.000001\n./bin.000002\n")
+    given = facts(tmp_path, {"log_bin": "ON", "log_bin_basename": "bin"})
+    draft = Draft(given.datadir)
+    binlogs(given, draft, True)
+    (warning,) = draft.warnings()
+    assert warning.endswith("bin.000001") and "not there" in warning
+    draft = Draft(given.datadir)
+    binlogs(given, draft, False)
+    assert not any("not there" in warning for warning in draft.warnings())
 
 
 def test_an_index_given_without_relay_log(tmp_path: Path) -> None:

@@ -627,6 +627,28 @@ def test_required_files(root: Path) -> None:
     assert "tablespaces" not in places(discovery)
 
 
+def test_logs_that_were_moved_aside_are_no_data(root: Path) -> None:
+    """The server writes on to them until it opens its logs anew."""
+    rotated = ("slow.log.1", "slow.log-20261122", "slow-20261122-1795.log", "slow.log.2026-11-22", "slow.log.old")
+    data = ("slow.log.d", "slow.ibd", "slow2.log", "slow")
+    touch(root, *(f"log/{name}" for name in (*rotated, *data)))
+    discovery = plan_places(
+        facts(
+            root,
+            {"slow_query_log_file": f"{root}/log/slow.log"},
+            open_files=tuple(f"{root}/log/{name}" for name in ("slow.log", *rotated, *data)),
+        )
+    )
+    assert set(discovery.required) == {f"{root}/data/ibdata1", *(f"{root}/log/{name}" for name in data)}
+
+
+def test_the_log_of_an_audit_plugin_that_was_given_a_directory_is_no_data(root: Path) -> None:
+    touch(root, "audit/server_audit.log", "audit/else")
+    opened = (f"{root}/audit/server_audit.log", f"{root}/audit/else")
+    discovery = plan_places(facts(root, {"server_audit_file_path": f"{root}/audit/"}, open_files=opened))
+    assert discovery.required == (f"{root}/audit/else", f"{root}/data/ibdata1")
+
+
 def test_unknown_open_files_are_told(root: Path) -> None:
     assert "may not be seen" in plan_places(facts(root, open_files=None)).warnings[-1]
 

@@ -50,7 +50,15 @@ class Answers:
 def test_what_a_start_takes(
     dialect: Dialect, switches: dict[str, str], changed: list[str] | None, options: tuple[str, ...]
 ) -> None:
-    found = _read_only.capture(t.cast(t.Any, Answers(changed)), dialect, {**switches, "port": "1"})
+    found = _read_only.capture(t.cast(t.Any, Answers(changed)), dialect, {**switches, "port": "1"}, ["mysqld"])
     assert (found.switches, found.options) == (switches, options)
     assert ReadOnly.from_dict(json.loads(json.dumps(found.to_dict()))) == found
     assert set(options) <= set(dialect.own_start_options)
+
+
+def test_what_an_earlier_start_took_is_taken_again() -> None:
+    """The server says COMMAND-LINE then, and the next start leaves our options out."""
+    session = t.cast(t.Any, Answers([]))
+    found = _read_only.capture(session, MARIADB, {"read_only": "ON"}, ["mariadbd", "--port=1", READ])
+    assert found.options == (READ,)
+    assert _read_only.capture(session, MARIADB, {"read_only": "OFF"}, ["mariadbd", READ]).options == ()

@@ -494,3 +494,17 @@ def test_cluster_membership() -> None:
     assert _replication.cluster_membership(online, MARIADB, unused) is None
     assert _replication.cluster_membership(session([]), mysql, {}) is None
     assert _replication.cluster_membership(online, mysql, {}) == "group replication"
+
+
+def _waits(dialect: Dialect, family: str, **changes: t.Any) -> list[str]:
+    return _replication.fetched_again(dialect, [channel_from_row(row(family, **changes))])
+
+
+def test_what_a_restart_would_fetch_again_is_told() -> None:
+    behind = {"Using_Gtid": "Slave_Pos", "Exec_Master_Log_Pos": 4, "SQL_Delay": 3600}
+    (said,) = _waits(MARIADB, "mariadb_10_11", **behind)
+    assert "drops their relay logs at every restart" in said
+    assert len(_waits(MARIADB, "mariadb_10_11", **{**behind, "SQL_Delay": 0, "Slave_SQL_Running": "No"})) == 1
+    assert not _waits(MARIADB, "mariadb_10_11", **{**behind, "SQL_Delay": 0})
+    assert not _waits(MARIADB, "mariadb_10_11", **{**behind, "Using_Gtid": "No"})
+    assert not _waits(MYSQL_56, "mysql_5_6", **behind)

@@ -526,7 +526,7 @@ def test_a_server_started_by_hand_comes_back_as_it_was(
     before = _find(real)
     manager = _detect(real, tmp_path)
     assert (manager.kind, manager.warnings, manager.takes_options) == ("none", (), True)
-    assert manager.hold() == [] and manager.request_stop() is False
+    assert manager.hold() == [] and manager.request_stop() is False and not manager.keeps_options
     assert "secret" not in json.dumps(manager.to_dict())
     assert manager.status().endswith(f"runs as process {child.pid}")
     with pytest.raises(ReplicaBackupError, match="started again"):
@@ -627,7 +627,7 @@ def test_mysqld_safe_is_repeated_and_waited_for(real: RealServer, tmp_path: Path
     manager = _detect(real, tmp_path)
     assert manager.kind == "mysqld_safe"
     assert manager.name.startswith(f"/bin/sh {script} ")
-    assert manager.request_stop() is False
+    assert manager.request_stop() is False and manager.keeps_options
 
     os.kill(process.pid, signal.SIGKILL)
     _server.wait_gone(process, 60)

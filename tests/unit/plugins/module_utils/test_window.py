@@ -218,6 +218,12 @@ def test_stopped_threads_stay_stopped(place: Place, thread: str, expected: tuple
     assert states(place.replica) == ("Yes", "Yes")
 
 
+def test_settings_with_keys_are_not_kept() -> None:
+    secrets = ("file_key_management_filekey", "hashicorp_key_management_token", "keyring_hashicorp_secret_id")
+    kept = _bringback.comparable_settings({"port": "3306", **dict.fromkeys(secrets, "s3cret")})
+    assert kept == {"port": "3306"}
+
+
 def test_run_time_flags_are_put_back_and_lost_settings_are_named(place: Place) -> None:
     place.replica.query("SET GLOBAL read_only = 0")
     place.replica.query("SET GLOBAL max_connections = 77")
