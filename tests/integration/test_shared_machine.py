@@ -167,10 +167,16 @@ def test_one_state_directory_for_two_servers_of_a_machine(
     tmp_path: Path, first: dict[str, t.Any], second: dict[str, t.Any], purpose: str, clash: str
 ) -> None:
     hosts = {"all": {"children": {"mysql_replicas": {"hosts": {"db2": first, "db3": second}}}}}
+    names = {
+        "purpose": purpose,
+        "prefix": "replica_backup",
+        "hosts_variable": "replica_backup_hosts",
+        "serial_variable": "replica_backup_serial",
+    }
     play = {
         "hosts": "all,localhost",
         "gather_facts": False,
-        "tasks": [{"import_tasks": str(CHECKOUT / "playbooks" / "tasks" / "choose.yml"), "vars": {"purpose": purpose}}],
+        "tasks": [{"import_tasks": str(CHECKOUT / "playbooks" / "tasks" / "choose.yml"), "vars": names}],
     }
     playbook = write_inventory(tmp_path / "choose.yml", t.cast("dict[str, t.Any]", [play]))
     run = run_playbook(str(playbook), write_inventory(tmp_path / "inventory.yml", hosts))
