@@ -192,6 +192,11 @@ class Dialect:
             return f"{verb} {self._word} {name} FOR CHANNEL %s", (channel,)
         return f"{verb} {self._word} {name}", ()
 
+    @property
+    def gtid_state_variable(self) -> str:
+        """What this replica has executed, as GTIDs."""
+        return "gtid_slave_pos" if self._mariadb else "gtid_executed"
+
     def reset_channel(self, channel: str) -> Statement:
         """Forget the relay logs and the coordinates, keep where the source is and how to log in there. Never ALL."""
         if self._mariadb:

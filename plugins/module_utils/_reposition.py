@@ -132,7 +132,7 @@ def look(session: Session) -> Replica:
             " backup's manifest (CHANGE without coordinates begins at the source's first binary log)",
             rule="replica",
         )
-    state = variables.get("gtid_slave_pos" if dialect.family == "mariadb" else "gtid_executed", "")
+    state = variables.get(dialect.gtid_state_variable, "")
     return Replica(
         dialect=dialect,
         variables=variables,
