@@ -56,9 +56,12 @@ options:
     description: Also channels whose relay logs look well.
     type: bool
     default: false
+  state_dir:
+    description: Directory of the lock, and of the copies of the repositories' files.
+    type: path
+    default: /var/lib/mysql-replica-backup
 extends_documentation_fragment:
   - mysql_ops.replica_backup.login
-  - mysql_ops.replica_backup.state
 attributes:
   check_mode:
     support: full
