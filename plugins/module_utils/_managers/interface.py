@@ -46,7 +46,8 @@ class ServiceManager(t.Protocol):
     def start(self, options: t.Sequence[str] = ()) -> None:
         """Ask for a start, with ``options`` on the server's command line for this one time.
 
-        Raises ReplicaBackupError when there are some and the manager does not take any (``takes_options``).
+        Raises ReplicaBackupError when there are some and the manager does not take any (``takes_options``); systemd
+        starts the server without them then, and ``after_start`` says that they could not be given.
         """
 
     def failure(self) -> str | None:

@@ -11,7 +11,7 @@ import os
 import re
 import time
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _server
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
@@ -33,6 +33,12 @@ _ASKED = (
 )
 _STOPPED_ALONG = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
 _POLL = 0.2
+_DATABASE_WORD = re.compile(r"mysql|mariadb", re.IGNORECASE)
+# What people and jobs start servers from by hand, whatever its instance or its repository is called.
+_HANDWORK = re.compile(
+    r"(?:sshd?|crond?|anacron|atd|user|(?:[\w-]+-)?getty)(?:@.*)?\.service\Z"
+    r"|actions\.runner\.|(?:(?:act|actions|ci|forgejo|gitea|github|gitlab)[-_]runner|buildkite-agent|jenkins)\b"
+)
 
 
 def _systemctl(*words: str) -> str:
@@ -70,6 +76,7 @@ class Systemd(Recorded):
     dependents: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     kind: str = "systemd"
+    _left_out: str | None = field(default=None, compare=False, repr=False)
 
     @property
     def keeps_options(self) -> bool:
@@ -155,18 +162,15 @@ class Systemd(Recorded):
             _systemctl("stop", "--", self.name)
         elif state.get("ActiveState") in ("active", "activating", "reloading"):
             return
+        self._left_out = None
         if options:
-            starts = self.start_commands()
-            command = unit_file.with_options(starts, options)
-            if command is None:
-                raise ReplicaBackupError(
-                    f"{self.name} cannot be started with {' '.join(options)}",
-                    found="an ExecStart= that is not understood: " + "; ".join(starts),
-                    expected="one command that runs the server",
-                    server_state="stopped",
-                    next_command=f"systemctl start {self.name}",
-                )
-            self._write_drop_in("ExecStart=", f"ExecStart={command}")
+            problem = self._add_options(options)
+            if problem is not None:
+                # A server that is down is worse than one that lacks them: the caller compares its threads and
+                # switches with what they were, and is told through after_start().
+                self._left_out = _without(self.name, options, problem)
+                with contextlib.suppress(OSError, ReplicaBackupError):
+                    self._remove_drop_in()
         else:
             self._remove_drop_in()
         # Earlier failures must not count against the limit on starts.
@@ -177,6 +181,20 @@ class Systemd(Recorded):
             commands.run(["systemctl", "--no-ask-password", "start", "--", unit])
         _systemctl("start", "--no-block", "--", self.name)
 
+    def _add_options(self, options: t.Sequence[str]) -> str | None:
+        """Make the next start one with ``options``; why that is not possible, when it is not."""
+        try:
+            starts = self.start_commands()
+            command = unit_file.with_options(starts, options)
+            if command is None:
+                return f"its ExecStart= is not understood ({'; '.join(starts) or 'none'})"
+            self._write_drop_in("ExecStart=", f"ExecStart={command}")
+        except OSError as error:
+            return f"{self._drop_in} cannot be written ({error.strerror})"
+        except ReplicaBackupError as error:
+            return f"{error.message}: {error.found}"
+        return None
+
     def failure(self) -> str | None:
         state = _show(self.name, "ActiveState", "SubState", "Result")
         if state.get("ActiveState") != "failed":
@@ -184,7 +202,11 @@ class Systemd(Recorded):
         return f"{self.name} failed ({state.get('Result')}); see: journalctl -u {self.name}"
 
     def after_start(self) -> list[str]:
-        return [f"removed the run-time settings of {self.name}"] if self._remove_drop_in() else []
+        done = [f"removed the run-time settings of {self.name}"] if self._remove_drop_in() else []
+        if self._left_out is not None:
+            done.append(self._left_out)
+            self._left_out = None
+        return done
 
     def release(self) -> list[str]:
         done = []
@@ -229,6 +251,17 @@ class Systemd(Recorded):
             os.rmdir(os.path.dirname(self._drop_in))
         _systemctl("daemon-reload")
         return True
+
+
+def _without(unit: str, options: t.Sequence[str], problem: str) -> str:
+    """What to say of a start that had to do without ``options``."""
+    said = f"{unit} could not be started with {' '.join(options)} and was started without: {problem}"
+    if any(option.startswith("--skip") for option in options):
+        return (
+            f"{said}. REPLICATION THREADS THAT WERE STOPPED MAY HAVE STARTED WITH THE SERVER and may have applied "
+            "transactions: compare them with the threads before the backup, and STOP those that were stopped"
+        )
+    return f"{said}. It may have taken writes until SQL put its read-only switches back"
 
 
 def _triggers(unit: str) -> list[str]:
@@ -281,6 +314,7 @@ def find(found: Found, *, required: bool) -> ServiceManager | None:
                 found=f"process {found.process.pid} belongs to {unit}",
                 expected=wanted or "a unit that runs the server",
             )
+        _refuse_if_about_databases(unit, state, starts, found)
         # Such as a server that was started by hand in a session of ssh.service.
         return None
     _refuse_unless_it_can_come_back(unit, state)
@@ -305,6 +339,29 @@ def find(found: Found, *, required: bool) -> ServiceManager | None:
     manager.dependents = tuple(_stopped_along(unit))
     manager.warnings = tuple(_warnings(manager, state, starts, found))
     return manager
+
+
+def _refuse_if_about_databases(unit: str, state: t.Mapping[str, str], starts: t.Sequence[str], found: Found) -> None:
+    """A unit that starts its server through mysqld_multi or a script is not left for a start by hand unasked.
+
+    Only words tell: MainPID is 0 after ``mysqld_multi start``, and servers that a job runs in the background have
+    left the process tree of its service just like those that a controller starts.
+    """
+    if found.name is not None:
+        # A start command or a script: the administrator has decided.
+        return
+    if state.get("Transient") == "yes" or _HANDWORK.match(unit):
+        # Made by systemd-run for one job, nothing that brings the server back by itself later.
+        return
+    if not any(_DATABASE_WORD.search(text) for text in (unit, *starts)):
+        return
+    raise refuse(
+        f"The server runs inside {unit}, whose start command does not name it: who stops and starts it is not clear",
+        found=f"process {found.process.pid} in {unit}, ExecStart={'; '.join(starts) or '(none)'}",
+        expected="a unit that runs mysqld, mariadbd or mysqld_safe, or a server outside every database service",
+        next_command=f"set replica_backup_service_manager=systemd with replica_backup_service_name={unit} if the "
+        "unit's stop and start are the right ones, or replica_backup_service_manager=none (or mysqld_safe)",
+    )
 
 
 def _refuse_unless_it_can_come_back(unit: str, state: t.Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _server
 
-Spawn = Callable[..., "subprocess.Popen[bytes]"]
+Spawn = Callable[..., subprocess.Popen[bytes]]
 
 
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:

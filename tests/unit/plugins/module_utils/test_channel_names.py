@@ -20,12 +20,9 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._channel_
 )
 
 # Every letter with a code of its own and every one whose lower case is in question is in some recorded name.
-RECORDED: list[tuple[str, str]] = [
-    (name, escaped)
-    for name, escaped in json.loads((Path(__file__).parent / "fixtures" / "channel_file_names.json").read_text())[
-        "names"
-    ]
-]
+RECORDED: list[tuple[str, str]] = json.loads(
+    (Path(__file__).parent / "fixtures" / "channel_file_names.json").read_text()
+)["names"]
 
 
 @pytest.mark.parametrize(("name", "escaped"), RECORDED, ids=[str(number) for number in range(len(RECORDED))])

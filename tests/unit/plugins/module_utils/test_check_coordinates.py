@@ -56,7 +56,7 @@ def verdicts(data: Path, variables: dict[str, str] | None = None, **others: t.An
 
 
 def test_agreement(data: Path) -> None:
-    (one, _), (two, detail) = verdicts(data)
+    (one, _read), (two, detail) = verdicts(data)
     assert one is True and two is True
     assert "rl-a@002db.index names rl-a@002db.000002" in detail
 

@@ -135,7 +135,8 @@ def test_what_keeps_a_server_from_starting_is_told(tmp_path: Path, text: str) ->
     found = read_option_files([str(tmp_path / "my.cnf")], GROUPS)
     assert found.values == {} and "would not start" in found.warnings[-1]
     if TOOL:
-        assert subprocess.run([TOOL, f"--defaults-file={tmp_path}/my.cnf", "mysqld"], capture_output=True).returncode
+        asked = [TOOL, f"--defaults-file={tmp_path}/my.cnf", "mysqld"]
+        assert subprocess.run(asked, capture_output=True, check=False).returncode
 
 
 def test_an_unreadable_file_is_told(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ and fails when it is asked for anything else. ``tests/integration/test_service_s
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -322,16 +324,90 @@ def test_an_edited_unit_is_warned_of(replay: Replay, monkeypatch: pytest.MonkeyP
     assert "was edited" in manager.warnings[0]
 
 
-def test_a_process_in_a_foreign_unit_is_not_systemds(replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a server that somebody started by hand under ssh.service."""
-    record = _edited(replay, "mariadbd", "sshd")
+def _inside(replay: Replay, unit: str, start: str, **state: str) -> dict[str, t.Any]:
+    """The recorded host, its unit called ``unit`` and started by ``start``, with a server that is not its MainPID."""
+    record = replay.load("detect")
+    for call in record["calls"]:
+        call["argv"] = [unit if word == "mariadb.service" else word for word in call["argv"]]
+        call["stdout"] = call["stdout"].replace("Id=mariadb.service", f"Id={unit}")
+        for key, value in state.items():
+            call["stdout"] = re.sub(rf"^{key}=.*$", f"{key}={value}", call["stdout"], flags=re.MULTILINE)
+        if "cat" in call["argv"]:
+            call["stdout"] += f"\n# /etc/systemd/system/{unit}.d/z.conf\n[Service]\nExecStart=\nExecStart={start}\n"
+    replay._calls.write_text(json.dumps(record["calls"]))
+    record["cgroup"] = record["cgroup"].replace("mariadb.service", unit)
     record["process"]["pid"] += 1
+    return record
+
+
+def _find_inside(monkeypatch: pytest.MonkeyPatch, record: dict[str, t.Any], name: str | None) -> ServiceManager | None:
+    monkeypatch.setattr(_server, "proc_text", lambda pid, file: record["cgroup"] if file == "cgroup" else "")
+    found = Found(ServerProcess.from_dict(record["process"]), name, {}, OWN_OPTIONS, "", 1800.0)
+    return systemd.find(found, required=False)
+
+
+@pytest.mark.parametrize(
+    ("unit", "start"),
+    [
+        ("ssh.service", "/usr/sbin/sshd -D $SSHD_OPTS"),
+        ("ssh@mysql-host.service", "/usr/sbin/sshd -i"),
+        ("cron.service", "/usr/sbin/cron -f $EXTRA_OPTS"),
+        ("lab.service", "/usr/local/bin/run-jobs --all"),
+        ("actions.runner.mysql_ops-replica_backup.host.service", "/srv/mysql/runsvc.sh"),
+        ("gitlab-runner.service", "/usr/bin/gitlab-runner run --working-directory /srv/mysql"),
+    ],
+)
+def test_a_process_in_a_foreign_unit_is_not_systemds(
+    replay: Replay, monkeypatch: pytest.MonkeyPatch, unit: str, start: str
+) -> None:
+    """As a server that somebody started by hand under ssh.service, or a job under its runner."""
     with pytest.raises(RefusedError, match="does not manage"):
-        _detect_recorded(monkeypatch, record, "systemd")
-    record = _edited(replay, "mariadbd", "sshd")
-    record["process"]["pid"] += 1
-    found = Found(ServerProcess.from_dict(record["process"]), None, {}, OWN_OPTIONS, "", 1800.0)
-    assert systemd.find(found, required=False) is None
+        _detect_recorded(monkeypatch, _inside(replay, unit, start), "systemd")
+    assert _find_inside(monkeypatch, _inside(replay, unit, start), None) is None
+
+
+def test_a_process_of_a_transient_job_is_not_systemds(replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = _inside(replay, "run-u7.service", "/bin/sh /srv/mysql/tests.sh", Transient="yes")
+    assert _find_inside(monkeypatch, record, None) is None
+
+
+DATABASE_UNITS = [
+    ("mysqld_multi@1.service", "/usr/bin/mysqld_multi start %i", "0"),
+    ("databases.service", "/usr/bin/mysqld_multi start", "0"),
+    ("app-mysql.service", "/usr/local/bin/start-it", "4711"),
+    ("db.service", "/usr/local/mysql/support-files/mysql.server start", "0"),
+    ("db.service", "/sbin/runuser -u mysql -- /usr/local/bin/start-it", "4711"),
+]
+
+
+@pytest.mark.parametrize(("unit", "start", "main"), DATABASE_UNITS)
+def test_a_database_unit_that_does_not_name_its_server_is_asked_about(
+    replay: Replay, monkeypatch: pytest.MonkeyPatch, unit: str, start: str, main: str
+) -> None:
+    with pytest.raises(RefusedError) as caught:
+        _detect_recorded(monkeypatch, _inside(replay, unit, start, MainPID=main))
+    assert caught.value.facts["rule"] == "service_manager"
+    assert unit in str(caught.value.found) and start in str(caught.value.found)
+    expected = f"replica_backup_service_manager=systemd with replica_backup_service_name={unit}"
+    assert expected in str(caught.value.next_command)
+    # A command of the administrator's own is an answer.
+    record = _inside(replay, unit, start, MainPID=main)
+    assert _find_inside(monkeypatch, record, "/usr/sbin/mysqld --x") is None
+
+
+@pytest.mark.parametrize(("unit", "start", "main"), DATABASE_UNITS)
+def test_a_database_unit_that_is_named_is_used(
+    replay: Replay, monkeypatch: pytest.MonkeyPatch, unit: str, start: str, main: str
+) -> None:
+    record = _inside(replay, unit, start, MainPID=main)
+    calls = json.loads(replay._calls.read_text())
+    asked_for_name = {**calls[1], "argv": [*calls[1]["argv"][:2], "show", "--property=Id", "--", unit]}
+    calls.insert(2, {**asked_for_name, "stdout": f"Id={unit}\n"})
+    replay._calls.write_text(json.dumps(calls))
+    manager = _detect_recorded(monkeypatch, record, "systemd", unit)
+    assert replay.done()
+    assert (manager.kind, manager.name, manager.takes_options) == ("systemd", unit, False)
+    assert SKIP in manager.warnings[0] and start in manager.warnings[0]
 
 
 def test_without_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,15 +493,48 @@ def test_start_without_replication_and_back_to_normal(replay: Replay) -> None:
     assert replay.done()
 
 
-def test_a_start_that_cannot_skip_says_so(replay: Replay) -> None:
+@pytest.mark.parametrize(
+    ("options", "loud"), [([SKIP], True), ([SKIP, "--read_only=On"], True), (["--read_only=On"], False)]
+)
+@pytest.mark.parametrize("trouble", ["edited", "gone", "no room"])
+def test_a_server_comes_back_also_when_its_options_cannot_be_given(
+    replay: Replay, monkeypatch: pytest.MonkeyPatch, trouble: str, options: list[str], loud: bool
+) -> None:
+    """The unit was edited while the server was down, its file was deleted, or nothing can be written."""
     record = replay.load("start")
-    cat = (FIXTURES / "cat-mariadb-10.11.18.txt").read_text(encoding="utf-8")
-    answers = [call for call in record["calls"] if call["argv"][2] in ("show", "cat")][:2]
-    answers[1]["stdout"] = cat.replace("/usr/sbin/mariadbd", "/opt/wrapper")
-    replay._calls.write_text(json.dumps(answers))
-    with pytest.raises(ReplicaBackupError, match="cannot be started with") as caught:
-        _service.from_dict(record["manager"]).start([SKIP])
-    assert caught.value.next_command == "systemctl start mariadb.service"
+    calls = record["calls"]
+    cat = next(call for call in calls if "cat" in call["argv"])
+    if trouble == "edited":
+        cat["stdout"] = (
+            (FIXTURES / "cat-mariadb-10.11.18.txt")
+            .read_text(encoding="utf-8")
+            .replace("/usr/sbin/mariadbd", "/opt/wrapper")
+        )
+    elif trouble == "gone":
+        cat.update(rc=1, stdout="", stderr="No files found for mariadb.service.\n")
+    else:
+        monkeypatch.setattr(os, "replace", _no_room)
+    calls = [call for call in calls if "show" not in call["argv"] or call is calls[0]]
+    start = next(index for index, call in enumerate(calls) if "--no-block" in call["argv"])
+    replay._calls.write_text(json.dumps(calls[: start + 1]))
+    # As hold() left it.
+    replay.drop_in.parent.mkdir()
+    replay.drop_in.write_text("[Service]\nTimeoutStopSec=infinity\n")
+    manager = _service.from_dict(record["manager"])
+    manager.start(options)
+    assert replay.done(), "systemd was asked to start it"
+    assert not replay.drop_in.exists()
+    (said,) = manager.after_start()
+    assert "could not be started with " + " ".join(options) in said
+    assert ("THREADS" in said) is loud
+    assert ("read-only" in said) is not loud
+    assert {"edited": "/opt/wrapper", "gone": "No files found", "no room": "No space left"}[trouble] in said
+    assert manager.after_start() == [], "said once"
+    assert _service.from_dict(manager.to_dict()) == manager
+
+
+def _no_room(source: str, target: str) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
 
 
 def test_a_failed_start_is_seen(replay: Replay) -> None:
