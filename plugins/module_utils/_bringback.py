@@ -32,7 +32,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import ServiceManager
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._read_only import ReadOnly
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._read_only import NotBack, ReadOnly
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Threads
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._run_time import RunTime
 
@@ -116,20 +116,44 @@ def _bring_back(ledger: Ledger, login: Login, limits: BringBackLimits) -> Brough
             ready_mono = answered
         for done in (*manager.after_start(), *manager.release()):
             (warnings if "could not" in done else actions).append(done)
+    left: list[NotBack] = []
     try:
+        # A connection of its own: one that is lost in a wait for a lock must not keep the threads stopped.
+        with _connection.connect(login, read_timeout=60) as session:
+            done_first, left = _put_flags_back(session, ledger)
+            actions += done_first
         with _connection.connect(login, read_timeout=60) as session:
             put_back, odd = _put_back(session, ledger)
             actions += put_back
             warnings += odd + _lost_settings(session, ledger)
     except ReplicaBackupError as error:
+        also = "".join(f"; also {flag.name} is {flag.found}, was {flag.expected} ({flag.reason})" for flag in left)
+        if error.facts.get("rule") == _run_time.RULE:
+            # Threads are stopped on purpose; who reads this must not be told to start them.
+            error.found = f"{error.found}{also}"
+            error.facts["server_started"] = not running
+            raise
         raise ReplicaBackupError(
             "The server runs, but its replication threads could not be put back",
-            found=str(error),
+            found=f"{error}{also}",
             expected="threads: " + "; ".join(_in_words(item) for item in wanted_threads(ledger)),
             server_state="running, replication threads not as before",
             next_command="START the threads named above by hand, or run the recover playbook with a working login",
             server_started=not running,
         ) from error
+    if left:
+        names = " and ".join(flag.name for flag in left)
+        verb = "is" if len(left) == 1 else "are"
+        raise ReplicaBackupError(
+            f"The server runs with its replication threads as before, but {names} could not be put back",
+            found="; ".join(f"{flag.name} = {flag.found} ({flag.reason})" for flag in left),
+            expected="; ".join(f"{flag.name} = {flag.expected}" for flag in left),
+            server_state=f"running, threads as before, {names} {verb} not",
+            next_command="; ".join(flag.statement for flag in left) + "; then run the recover playbook",
+            server_started=not running,
+            actions=actions,
+            warnings_after=warnings,
+        )
     return BroughtBack(not running, ready_mono, tuple(actions), tuple(warnings))
 
 
@@ -276,17 +300,30 @@ def _log_words(mark: _error_log.ErrorLogMark | None) -> str:
     return " / ".join(dict.fromkeys([*errors[-5:], *lines[-3:]])) or "(nothing new)"
 
 
-def _put_back(session: Session, ledger: Ledger) -> tuple[list[str], list[str]]:
-    """Threads and read-only flags as before; the last thing before the server is as it was."""
-    actions = _read_only.put_back(session, read_only_before(ledger))
+def _put_flags_back(session: Session, ledger: Ledger) -> tuple[list[str], list[NotBack]]:
+    """(What was done, what could not be.) None of them is worth a replica that stands still, so nothing is raised."""
+    actions, left = _read_only.put_back(session, read_only_before(ledger))
     fast_shutdown = ledger.data["before"].get("innodb_fast_shutdown")
-    if fast_shutdown and str(session.scalar("SELECT @@GLOBAL.innodb_fast_shutdown")) != fast_shutdown:
-        session.execute("SET GLOBAL innodb_fast_shutdown = %s", (int(fast_shutdown),))
-        actions.append(f"set innodb_fast_shutdown back to {fast_shutdown}")
+    if fast_shutdown:
+        done, failed = _read_only.put_variable_back(session, "innodb_fast_shutdown", fast_shutdown, fast_shutdown)
+        actions += done
+        left += failed
+    return actions, left
+
+
+def _put_back(session: Session, ledger: Ledger) -> tuple[list[str], list[str]]:
+    """Replication's settings and threads as before: (what was done, warnings)."""
     dialect = dialect_of(ledger)
     wanted_by_channel = wanted_threads(ledger)
-    settings, odd = _run_time.put_back(session, dialect, run_time_before(ledger))
-    actions += settings
+    before = run_time_before(ledger)
+    if ledger.data.get("skip_counters_were_back"):
+        before = before.without_skip_counters()
+    actions, odd = _run_time.put_back(session, dialect, before)
+    if before.skips:
+        ledger.data["skip_counters_were_back"] = True
+        # A disk that is full must not keep the threads stopped.
+        with contextlib.suppress(OSError):
+            ledger.save()
     started = _replication.resume(session, dialect, wanted_by_channel)
     actions += [f"started the {item}" for item in started]
     missing, extra = _replication.differing_threads(session, dialect, wanted_by_channel)

@@ -16,6 +16,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect 
 
 # In the order of putting back: off, the first leaves the second as it is; on, it switches the second on as well.
 _SWITCHES = ("super_read_only", "read_only")
+# Shorter than our connections wait for an answer: the session stays usable, and the threads do not wait for long.
+_LOCK_WAIT_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,40 @@ def _set_at_run_time(session: Session, dialect: Dialect, names: t.Iterable[str])
     return not changed.isdisjoint(names)
 
 
-def put_back(session: Session, before: ReadOnly) -> list[str]:
-    """Set those that are not as before; what was done."""
-    done = []
+@dataclass(frozen=True)
+class NotBack:
+    """A global variable that could not be put back: what it is, what it was, the statement that failed, and why."""
+
+    name: str
+    found: str
+    expected: str
+    statement: str
+    reason: str
+
+
+def put_back(session: Session, before: ReadOnly) -> tuple[list[str], list[NotBack]]:
+    """Set those that are not as before: (what was done, what could not be). Raises nothing that a server answers."""
+    done: list[str] = []
+    left: list[NotBack] = []
     for name, value in before.switches.items():
-        wanted = {"ON": "1", "OFF": "0"}.get(value.upper(), value)
-        if str(session.scalar(f"SELECT @@GLOBAL.{name}")) not in (wanted, value):
-            session.execute(f"SET GLOBAL {name} = %s", (int(wanted) if wanted.isdigit() else wanted,))
-            done.append(f"set {name} back to {value}")
-    return done
+        changed, failed = put_variable_back(session, name, {"ON": "1", "OFF": "0"}.get(value.upper(), value), value)
+        done += changed
+        left += failed
+    return done, left
+
+
+def put_variable_back(session: Session, name: str, wanted: str, value: str) -> tuple[list[str], list[NotBack]]:
+    """Set one global variable to ``wanted``, in words ``value``: (what was done, what could not be)."""
+    found = "not known"
+    argument = int(wanted) if wanted.isdigit() else wanted
+    try:
+        found = str(session.scalar(f"SELECT @@GLOBAL.{name}"))
+        if found in (wanted, value):
+            return [], []
+        # Switching read_only on waits for every client's locks, by default for a day (lock_wait_timeout).
+        session.execute("SET SESSION lock_wait_timeout = %s", (_LOCK_WAIT_SECONDS,))
+        session.execute(f"SET GLOBAL {name} = %s", (argument,))
+    except QueryError as error:
+        shown = argument if isinstance(argument, int) else f"'{argument}'"
+        return [], [NotBack(name, found, wanted, f"SET GLOBAL {name} = {shown}", str(error.found or error.message))]
+    return [f"set {name} back to {value}"], []

@@ -10,7 +10,7 @@ FILTER are in no file. With another filter a replica applies other transactions:
 from __future__ import annotations
 
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _replication
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import QueryError, Session
@@ -23,7 +23,13 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Channel
 
+RULE = "run_time_settings"
+
 _SKIP_COUNTER = "sql_replica_skip_counter"
+# By neutral name, those that decide what is applied, as filters do: a thread that runs without them for a moment may
+# leave other data behind. With others it waits, fails or is slow, and goes on as before when they are back.
+_DECIDING = frozenset({"gtid_ignore_duplicates", "gtid_mode", "replica_run_triggers_for_rbr", _SKIP_COUNTER})
+_READ_ONLY_VARIABLE = 1238
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,39 @@ class RunTime:
 
     @property
     def starts_quietly(self) -> bool:
-        """The next start must not start any replication thread: something has to be put back before they run."""
+        """The next start should not start any replication thread: something has to be put back before they run."""
+        return self.must_start_quietly or bool(self.changed)
+
+    @property
+    def must_start_quietly(self) -> bool:
+        """Something among it decides which transactions are applied."""
         any_filter = any(set(settings) & set(FILTERS) for settings in self.channels.values())
-        skips = any(settings.get("skip_counter", "0") != "0" for settings in self.channels.values())
         filters = any_filter if self.filters_changed is None else self.filters_changed
-        return filters or skips or bool(self.changed)
+        return filters or self.skips or any(_decides(name) for name in self.changed or ())
+
+    @property
+    def skips(self) -> bool:
+        """A skip counter has not run out."""
+        texts = [settings.get("skip_counter", "0") for settings in self.channels.values()]
+        texts += [text for name, text in self.variables.items() if neutral(name) == _SKIP_COUNTER]
+        return any(text != "0" for text in texts)
+
+    def without_skip_counters(self) -> RunTime:
+        """The same for a server whose appliers may have used the counters up: once more would skip other events."""
+        kept = {name: value for name, value in self.variables.items() if neutral(name) != _SKIP_COUNTER}
+        return replace(
+            self,
+            variables=kept,
+            channels={
+                channel: {name: text for name, text in settings.items() if name != "skip_counter"}
+                for channel, settings in self.channels.items()
+            },
+            changed=self.changed and tuple(name for name in self.changed if name in kept),
+        )
+
+
+def _decides(variable: str) -> bool:
+    return neutral(variable) in _DECIDING
 
 
 def capture(
@@ -135,24 +169,37 @@ def _global_filters(session: Session, dialect: Dialect) -> dict[str, str] | None
 
 
 def refuse_unless_start_can_be_quiet(run_time: RunTime, *, skip_supported: bool, start: str, option: str) -> None:
-    """Raise RefusedError when the threads would run before their settings are back. ``start``: service in words."""
-    if skip_supported or not run_time.starts_quietly:
+    """Raise RefusedError when threads would apply something else before their settings are back.
+
+    ``start``: service in words. Settings that only say how it is applied are put back a moment later by ``put_back``.
+    """
+    if skip_supported or not run_time.must_start_quietly:
         return
+    words = "; ".join(_in_words(run_time))
+    unknown = run_time.filters_changed is None and any(set(item) & set(FILTERS) for item in run_time.channels.values())
+    choose = "set replica_backup_service_manager and replica_backup_service_name"
+    persist = "write the settings into an option file and restart the server (from MySQL 8.0 SET PERSIST does it too)"
     raise RefusedError(
-        f"The restart through {start} would start replication before settings are back that are in no option file",
-        found="set at run time: " + "; ".join(_in_words(run_time)),
-        expected=f"a start command that hands {option} to the server, or these settings in an option file",
+        f"The restart through {start} would start replication before settings are back that "
+        + ("may be" if unknown else "are")
+        + " in no option file",
+        found=f"{words}; the server cannot say which filters are from an option file"
+        if unknown
+        else f"set at run time: {words}",
+        expected=f"a start command that hands {option} to the server"
+        + ("" if unknown else ", or these settings in an option file"),
         server_state="running, untouched",
-        next_command="write the settings into an option file (from MySQL 8.0 SET PERSIST does), or set "
-        "replica_backup_service_manager and replica_backup_service_name",
-        rule="run_time_settings",
+        # Where the server cannot say, an option file would change nothing.
+        next_command=choose if unknown else f"{persist}, or {choose}",
+        rule=RULE,
     )
 
 
 def _in_words(run_time: RunTime) -> list[str]:
-    words = [f"{name} = {run_time.variables[name]!r}" for name in run_time.changed or ()]
+    words = [f"{name} = {run_time.variables[name]!r}" for name in run_time.changed or () if _decides(name)]
     for channel, settings in run_time.channels.items():
-        words += [f"{name} of channel '{channel}' = {text!r}" for name, text in settings.items() if name in FILTERS]
+        if run_time.filters_changed is not False:
+            words += [f"{name} of channel '{channel}' = {text!r}" for name, text in settings.items() if name in FILTERS]
         if settings.get("skip_counter", "0") != "0":
             words.append(f"skip counter of channel '{channel}' = {settings['skip_counter']}")
     return words or ["a replication filter that was emptied"]
@@ -163,6 +210,7 @@ class _Change:
     words: str
     statements: tuple[Statement, ...]
     is_filter: bool
+    decides: bool
 
 
 def put_back(session: Session, dialect: Dialect, before: RunTime) -> tuple[list[str], list[str]]:
@@ -170,10 +218,12 @@ def put_back(session: Session, dialect: Dialect, before: RunTime) -> tuple[list[
 
     The caller starts the threads afterwards.
 
-    Raises ReplicaBackupError when a filter cannot be put back: no thread may run with another one.
+    Raises ReplicaBackupError when what decides which transactions are applied (a filter, gtid_mode) cannot be put
+    back: no thread may run with another one.
     """
     done: list[str] = []
     failed: dict[str, str] = {}
+    from_file: set[str] = set()
     warnings: list[str] = []
     # What channels take over from the filters of all is seen only afterwards, hence a second round.
     for _round in range(3):
@@ -182,32 +232,40 @@ def put_back(session: Session, dialect: Dialect, before: RunTime) -> tuple[list[
         changes = [change for change in changes if change.words not in failed]
         if not changes:
             break
-        warnings += _stop_threads(session, dialect, channels, any(change.is_filter for change in changes))
+        warnings += _stop_threads(session, dialect, channels, changes)
         for change in changes:
             try:
                 for statement in change.statements:
                     session.execute(*statement)
             except QueryError as error:
                 failed[change.words] = f"{change.words} could not be put back: {error.found}"
+                if error.code == _READ_ONLY_VARIABLE and not change.is_filter:
+                    # Nobody can have set it at run time (gtid_mode of MySQL 5.6): an option file has been edited.
+                    from_file.add(change.words)
             else:
                 done.append(f"put back {change.words}")
     channels = _replication.read_channels(session, dialect)
-    left = [c for c in _changes(dialect, before, capture(session, dialect, {}, channels)) if c.is_filter]
+    changes = _changes(dialect, before, capture(session, dialect, session.variables(), channels))
+    left = [change for change in changes if change.decides and change.words not in from_file]
     if left:
         raise ReplicaBackupError(
-            "A replication filter that was set at run time could not be put back, so no replication thread was started",
-            found="; ".join(failed.values()) or "other filters than before",
+            "What decides which transactions are applied could not be put back, so no replication thread was started",
+            found="; ".join(failed.values()) or "other filters or settings than before",
             expected="; ".join(change.words for change in left),
             server_state="running, replication stopped",
-            next_command="set the filters named above by hand, then run the recover playbook",
-            rule="run_time_settings",
+            next_command="set by hand what is named above as expected, then run the recover playbook",
+            rule=RULE,
         )
     return done, warnings + list(failed.values())
 
 
-def _stop_threads(session: Session, dialect: Dialect, channels: t.Iterable[Channel], filters: bool) -> list[str]:
-    """Only stopped threads take these settings. Returns warnings about what ran under wrong filters."""
+def _stop_threads(
+    session: Session, dialect: Dialect, channels: t.Iterable[Channel], changes: t.Collection[_Change]
+) -> list[str]:
+    """Only stopped threads take these settings. Returns warnings about what ran without those that decide."""
     warnings = []
+    filters = any(change.is_filter for change in changes)
+    others = ", ".join(change.words for change in changes if change.decides and not change.is_filter)
     for channel in channels:
         for thread, runs in (("io", channel.io_started), ("applier", channel.applier_started)):
             if runs:
@@ -216,6 +274,10 @@ def _stop_threads(session: Session, dialect: Dialect, channels: t.Iterable[Chann
             warnings.append(
                 f"The applier of {channel.label()} ran for a moment with the filters of the option files, not with "
                 "those set at run time: compare its data with the source"
+            )
+        if channel.applier_started and others:
+            warnings.append(
+                f"The applier of {channel.label()} ran for a moment without {others}: compare its data with the source"
             )
     return warnings
 
@@ -230,7 +292,7 @@ def _changes(dialect: Dialect, before: RunTime, now: RunTime) -> list[_Change]:
         if name in now.variables and now.variables[name] != before.variables[name]:
             wanted = before.variables[name]
             statements = dialect.set_variable(name, now.variables[name], wanted)
-            changes.append(_Change(f"{name} = {wanted!r}", tuple(statements), False))
+            changes.append(_Change(f"{name} = {wanted!r}", tuple(statements), False, _decides(name)))
     if dialect.channel_settings:
         for channel in sorted(set(before.channels) & set(now.channels)):
             changes += _changes_of_connection(dialect, channel, before.channels[channel], now.channels[channel])
@@ -248,7 +310,9 @@ def _changes_of_connection(
         if _items(wanted) == _items(now.get(name, "")) or (not wanted and name not in FILTERS):
             continue
         statements = dialect.set_channel_setting(channel, name, wanted)
-        changes.append(_Change(f"{name} of channel '{channel}' = {wanted!r}", tuple(statements), name in FILTERS))
+        words = f"{name} of channel '{channel}' = {wanted!r}"
+        decides = name in FILTERS or name == "skip_counter"
+        changes.append(_Change(words, tuple(statements), name in FILTERS, decides))
     return changes
 
 
@@ -269,7 +333,7 @@ def _changes_of_filters(dialect: Dialect, before: RunTime, now: RunTime) -> list
 def _filter_change(dialect: Dialect, channel: str | None, filters: t.Mapping[str, str]) -> _Change:
     whose = "all channels" if channel is None or not dialect.has_channel_filters else f"channel '{channel}'"
     words = ", ".join(f"{name} = {text!r}" for name, text in filters.items())
-    return _Change(f"filters of {whose}: {words}", (dialect.change_filters(channel, filters),), True)
+    return _Change(f"filters of {whose}: {words}", (dialect.change_filters(channel, filters),), True, True)
 
 
 def _differing(before: t.Mapping[str, str], now: t.Mapping[str, str]) -> dict[str, str]:

@@ -55,7 +55,7 @@ def about(name: str, code: str) -> str:
 
 
 def test_one_instance_is_away_and_the_other_serves(host: Host) -> None:
-    other = about("two", "server = process()\nconnect().close()\nanswer = server.to_dict()")
+    other = about("two", "wait_ready()\nserver = process()\nconnect().close()\nanswer = server.to_dict()")
     before = host.python(other)
     seen = host.python(
         about(

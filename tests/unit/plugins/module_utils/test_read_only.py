@@ -62,3 +62,37 @@ def test_what_an_earlier_start_took_is_taken_again() -> None:
     found = _read_only.capture(session, MARIADB, {"read_only": "ON"}, ["mariadbd", "--port=1", READ])
     assert found.options == (READ,)
     assert _read_only.capture(session, MARIADB, {"read_only": "OFF"}, ["mariadbd", READ]).options == ()
+
+
+class Refuses:
+    """A session of an account that may not switch ``name``."""
+
+    def __init__(self, name: str, values: dict[str, int]) -> None:
+        self._name = name
+        self.values = values
+
+    def scalar(self, sql: str) -> int:
+        return self.values[sql.rpartition(".")[2]]
+
+    def execute(self, sql: str, args: tuple[int, ...]) -> None:
+        scope, name = sql.split()[1:3]
+        if scope == "SESSION":
+            return
+        if name == self._name:
+            raise QueryError("The server refused it", code=1227, found="1227 Access denied")
+        self.values[name] = args[0]
+
+
+def test_a_switch_that_cannot_be_put_back_does_not_keep_the_other_from_it() -> None:
+    session = Refuses("super_read_only", {"super_read_only": 0, "read_only": 0})
+    before = ReadOnly({"super_read_only": "ON", "read_only": "ON"})
+    done, left = _read_only.put_back(t.cast(t.Any, session), before)
+    assert done == ["set read_only back to ON"]
+    assert session.values == {"super_read_only": 0, "read_only": 1}
+    assert left == [
+        _read_only.NotBack("super_read_only", "0", "1", "SET GLOBAL super_read_only = 1", "1227 Access denied")
+    ]
+    assert _read_only.put_back(t.cast(t.Any, Refuses("none", {"super_read_only": 1, "read_only": 1})), before) == (
+        [],
+        [],
+    )

@@ -33,7 +33,12 @@ class Server:
     """Answers as the server would, and remembers what it was told."""
 
     def __init__(
-        self, dialect: Dialect, *channels: str, state: str = "stopped", refuses: str = "no such thing"
+        self,
+        dialect: Dialect,
+        *channels: str,
+        state: str = "stopped",
+        refuses: str = "no such thing",
+        code: int = 1238,
     ) -> None:
         self.dialect = dialect
         self.settings: dict[str, str] = {}
@@ -45,6 +50,7 @@ class Server:
         self.rows = [{**row, **({} if dialect is MYSQL_56 else {key: name})} for name in channels or ("",)]
         self.statements: list[tuple[str, t.Any]] = []
         self._refuses = refuses
+        self._code = code
         self._chosen = ""
 
     def query(self, sql: str, args: t.Any = None) -> list[dict[str, t.Any]]:
@@ -62,7 +68,7 @@ class Server:
     def execute(self, sql: str, args: t.Any = ()) -> None:
         self.statements.append((sql, args))
         if self._refuses in sql:
-            raise QueryError(f"The server refused '{sql}'", 1238, found="1238 is a read only variable")
+            raise QueryError(f"The server refused '{sql}'", self._code, found=f"{self._code} is a read only variable")
         if "default_master_connection" in sql:
             self._chosen = args[0]
         elif (match := re.match(r"SET GLOBAL (\w+) = %s", sql)) and match[1] in self.dialect.channel_settings.values():
@@ -217,6 +223,20 @@ def test_settings_of_a_connection_are_put_back_for_that_connection() -> None:
     assert after._chosen == ""
 
 
+def test_a_skip_counter_that_was_used_up_is_not_put_back_once_more() -> None:
+    server = Server(MARIADB, "", "c")
+    server.rows[1].update(Replicate_Do_DB="d", Skip_Counter=2)
+    before = capture(server)
+    after = Server(MARIADB, "", "c")
+    assert len(put_back(after, before)[0]) == 2
+    after.rows[1].update(Skip_Counter=0, Replicate_Do_DB="")
+    done, warnings = put_back(after, before.without_skip_counters())
+    assert (done, warnings) == (["put back replicate_do_db of channel 'c' = 'd'"], [])
+    server = Server(MYSQL_57)
+    server.settings = {"sql_slave_skip_counter": "2", "slave_net_timeout": "17"}
+    assert capture(server).without_skip_counters().variables == {"slave_net_timeout": "17"}
+
+
 def test_an_emptied_filter_is_emptied_again() -> None:
     server = Server(MYSQL_57)
     before = capture(server)
@@ -236,17 +256,99 @@ def test_no_thread_may_run_with_a_filter_that_could_not_be_put_back() -> None:
     assert caught.value.facts["rule"] == "run_time_settings"
 
 
+def test_no_thread_may_run_with_a_gtid_mode_that_could_not_be_put_back() -> None:
+    server = Server(MYSQL_97)
+    server.settings = {"gtid_mode": "ON_PERMISSIVE", "replica_net_timeout": "17"}
+    server.changed = ["gtid_mode", "replica_net_timeout"]
+    before = capture(server)
+    # Somebody else has started it, so its threads ran.
+    after = Server(MYSQL_97, state="running", refuses="gtid_mode", code=1227)
+    after.settings = {"gtid_mode": "OFF_PERMISSIVE", "replica_net_timeout": "60"}
+    with pytest.raises(ReplicaBackupError, match="gtid_mode = 'ON_PERMISSIVE' could not be put back: 1227") as caught:
+        put_back(after, before)
+    assert caught.value.server_state == "running, replication stopped"
+    assert "START" not in str(caught.value.next_command)
+    # All the others are back, and no thread runs.
+    assert after.settings == {"gtid_mode": "OFF_PERMISSIVE", "replica_net_timeout": "17"}
+    assert not any(
+        c.io_started or c.applier_started for c in _replication.read_channels(t.cast(t.Any, after), MYSQL_97)
+    )
+
+
+def test_a_gtid_mode_that_only_an_option_file_can_change_was_changed_there() -> None:
+    server = Server(MYSQL_56, refuses="gtid_mode")
+    server.settings = {"gtid_mode": "OFF"}
+    before = capture(server)
+    server.settings = {"gtid_mode": "ON"}
+    assert put_back(server, before)[1] == ["gtid_mode = 'OFF' could not be put back: 1238 is a read only variable"]
+
+
+def test_an_applier_that_ran_with_another_gtid_mode_is_told() -> None:
+    server = Server(MYSQL_97)
+    server.settings = {"gtid_mode": "ON_PERMISSIVE"}
+    server.changed = ["gtid_mode"]
+    before = capture(server)
+    after = Server(MYSQL_97, state="running")
+    after.settings = {"gtid_mode": "OFF_PERMISSIVE"}
+    done, warnings = put_back(after, before)
+    assert done == ["put back gtid_mode = 'ON_PERMISSIVE'"]
+    assert len(warnings) == 1 and "ran for a moment without gtid_mode = 'ON_PERMISSIVE'" in warnings[0]
+
+
+def refuse(server: Server) -> None:
+    _run_time.refuse_unless_start_can_be_quiet(capture(server), skip_supported=False, start="s", option="--skip")
+
+
 def test_a_start_that_cannot_be_quiet_is_refused_before_the_stop() -> None:
     server = Server(MARIADB, "", "c")
-    server.changed = ["REPLICATE_DO_DB", "SLAVE_NET_TIMEOUT"]
-    server.settings = {"slave_net_timeout": "17"}
+    server.changed = ["REPLICATE_DO_DB", "SLAVE_NET_TIMEOUT", "GTID_IGNORE_DUPLICATES"]
+    server.settings = {"slave_net_timeout": "17", "gtid_ignore_duplicates": "ON"}
     server.rows[1].update(Replicate_Do_DB="d", Skip_Counter=2)
-    run_time = capture(server)
-    _run_time.refuse_unless_start_can_be_quiet(run_time, skip_supported=True, start="s", option="--skip")
-    with pytest.raises(RefusedError, match="slave_net_timeout = '17'") as caught:
-        _run_time.refuse_unless_start_can_be_quiet(run_time, skip_supported=False, start="s", option="--skip")
+    _run_time.refuse_unless_start_can_be_quiet(capture(server), skip_supported=True, start="s", option="--skip")
+    with pytest.raises(RefusedError, match="set at run time: gtid_ignore_duplicates = 'ON'") as caught:
+        refuse(server)
     assert "replicate_do_db of channel 'c' = 'd'; skip counter of channel 'c' = 2" in str(caught.value)
+    # Not what stands in the way.
+    assert "slave_net_timeout" not in str(caught.value)
     server.rows[1].update(Replicate_Do_DB="", Skip_Counter=0)
     server.changed = ["REPLICATE_DO_DB"]
     with pytest.raises(RefusedError, match="a replication filter that was emptied"):
-        _run_time.refuse_unless_start_can_be_quiet(capture(server), skip_supported=False, start="s", option="--skip")
+        refuse(server)
+
+
+@pytest.mark.parametrize("setting", ["gtid_mode", "sql_replica_skip_counter"])
+def test_what_decides_about_transactions_needs_a_quiet_start(setting: str) -> None:
+    server = Server(MYSQL_97)
+    server.settings = {setting: "1", "replica_net_timeout": "17"}
+    server.changed = [setting, "replica_net_timeout"]
+    with pytest.raises(RefusedError, match=f"{setting} = '1'"):
+        refuse(server)
+
+
+def test_what_decides_nothing_is_put_back_a_moment_after_the_threads_started() -> None:
+    server = Server(MYSQL_97)
+    server.settings = {"replica_net_timeout": "17"}
+    server.changed = ["replica_net_timeout"]
+    # A filter that stands in an option file is none of this.
+    server.rows[0]["Replicate_Do_DB"] = "d"
+    refuse(server)
+    before = capture(server)
+    assert before.starts_quietly
+    after = Server(MYSQL_97, state="running")
+    after.settings = {"replica_net_timeout": "60"}
+    after.rows[0]["Replicate_Do_DB"] = "d"
+    assert put_back(after, before) == (["put back replica_net_timeout = '17'"], [])
+    # Threads take it when they start, which the caller sees to.
+    assert [sql.split()[0] for sql, _args in after.statements] == ["STOP", "STOP", "SET"]
+
+
+def test_filters_of_a_server_that_cannot_say_whose_they_are_need_a_quiet_start() -> None:
+    server = Server(MYSQL_57)
+    server.settings = {"slave_net_timeout": "17", "gtid_mode": "ON"}
+    refuse(server)
+    server.rows[0]["Replicate_Do_DB"] = "d"
+    with pytest.raises(RefusedError, match="cannot say which filters are from an option file") as caught:
+        refuse(server)
+    # That would not help: the next run would refuse just the same.
+    assert "option file" not in str(caught.value.next_command)
+    assert caught.value.server_state == "running, untouched"

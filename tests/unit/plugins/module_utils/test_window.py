@@ -28,6 +28,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _handover,
     _ledger,
     _observe,
+    _read_only,
     _start,
     _stop,
 )
@@ -743,6 +744,48 @@ def test_a_login_that_no_longer_works_does_not_keep_the_server_down(place: Place
     assert caught.value.facts["server_started"] is True
     assert place.replica.is_running()
     _start.start(place.start_request())
+    _start.start(place.start_request(close=True))
+
+
+def test_a_read_only_switch_that_cannot_be_put_back_does_not_keep_the_threads_stopped(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_read_only, "_LOCK_WAIT_SECONDS", 1)
+    _stop.stop(place.stop_request())
+    # Somebody else's start, whose clients write already: SET GLOBAL read_only waits for their locks.
+    place.replica.start("--skip-read-only", "--skip-slave-start")
+    with _connection.connect(place.login) as client:
+        client.execute("LOCK TABLES d.t WRITE")
+        with pytest.raises(ReplicaBackupError, match="threads as before, but read_only could not") as caught:
+            _start.start(place.start_request())
+        assert states(place.replica) == ("Yes", "Yes")
+        assert place.replica.query("SELECT @@read_only AS v")[0]["v"] == 0
+    assert caught.value.server_state == "running, threads as before, read_only is not"
+    assert str(caught.value.found).startswith("read_only = 0 (1205 ")
+    assert caught.value.expected == "read_only = 1"
+    assert str(caught.value.next_command).startswith("SET GLOBAL read_only = 1; then run the recover playbook")
+    _start.start(place.start_request())
+    assert place.replica.query("SELECT @@read_only AS v")[0]["v"] == 1
+    _start.start(place.start_request(close=True))
+
+
+def test_a_second_attempt_does_not_skip_events_once_more(place: Place) -> None:
+    def counter() -> t.Any:
+        return place.replica.query("SHOW SLAVE STATUS")[0]["Skip_Counter"]
+
+    place.replica.query("STOP SLAVE")
+    place.replica.query("SET GLOBAL sql_slave_skip_counter = 1")
+    place.replica.query("START SLAVE")
+    assert counter() == 1
+    _stop.stop(place.stop_request())
+    _start.start(place.start_request())
+    assert counter() == 1
+    # As an applier leaves it that has skipped what it was to skip.
+    place.replica.query("STOP SLAVE")
+    place.replica.query("SET GLOBAL sql_slave_skip_counter = 0")
+    place.replica.query("START SLAVE")
+    _start.start(place.start_request())
+    assert counter() == 0
     _start.start(place.start_request(close=True))
 
 
