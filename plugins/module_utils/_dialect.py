@@ -45,6 +45,7 @@ _REPLICATION_SETTINGS = frozenset(
         "max_relay_log_size",
         "read_binlog_speed_limit",
         "relay_log_purge",
+        "replicate_events_marked_for_skip",
         "source_verify_checksum",
         "sql_replica_skip_counter",
         "sync_relay_log",

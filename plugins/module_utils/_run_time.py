@@ -28,7 +28,15 @@ RULE = "run_time_settings"
 _SKIP_COUNTER = "sql_replica_skip_counter"
 # By neutral name, those that decide what is applied, as filters do: a thread that runs without them for a moment may
 # leave other data behind. With others it waits, fails or is slow, and goes on as before when they are back.
-_DECIDING = frozenset({"gtid_ignore_duplicates", "gtid_mode", "replica_run_triggers_for_rbr", _SKIP_COUNTER})
+_DECIDING = frozenset(
+    {
+        "gtid_ignore_duplicates",
+        "gtid_mode",
+        "replica_run_triggers_for_rbr",
+        "replicate_events_marked_for_skip",
+        _SKIP_COUNTER,
+    }
+)
 _READ_ONLY_VARIABLE = 1238
 
 

@@ -166,6 +166,7 @@ def set_at_run_time(lab: Lab) -> None:
         query("SET GLOBAL slave_parallel_threads = 4")
         query("SET GLOBAL rpl_semi_sync_slave_enabled = ON")
         query("SET GLOBAL slave_net_timeout = 17")
+        query("SET GLOBAL replicate_events_marked_for_skip = 'FILTER_ON_SLAVE'")
         query("SET GLOBAL read_only = OFF")
         query("SET GLOBAL replicate_ignore_db = ''")
         query("SET GLOBAL slave_parallel_mode = 'conservative'")
