@@ -237,8 +237,11 @@ class Dialect:
 
     @property
     def relay_log_gone_errors(self) -> frozenset[int]:
-        """Errors of START that mean missing or misnamed relay logs (MySQL 1872, 13122; MariaDB 1201) or broken ones."""
-        return frozenset({1201, 1593, 1594}) if self._mariadb else frozenset({1872, 13121, 13122, 1593, 1594})
+        """Errors of the applier for missing or misnamed relay logs (MySQL 1872; MariaDB 1201) or broken ones.
+
+        Not 1593: that is also the receiver's, when source and replica have one server_id.
+        """
+        return frozenset({1201, 1594}) if self._mariadb else frozenset({1872, 13121, 13122, 1594})
 
     def repository_kind(self, variables: t.Mapping[str, str], which: str) -> str:
         """ "FILE" or "TABLE" for ``which`` = "connection" (master.info) or "applier" (relay-log.info)."""

@@ -318,14 +318,8 @@ def plan(
 ) -> Healing:
     """What to do for one channel; pure."""
     trouble = replica.relay_logs.get(channel.name, "")
-    failed = next(
-        (
-            error
-            for error in (channel.applier_error, channel.io_error)
-            if error and int(error.split()[0]) in replica.dialect.relay_log_gone_errors
-        ),
-        "",
-    )
+    error = channel.applier_error
+    failed = error if error and int(error.split()[0]) in replica.dialect.relay_log_gone_errors else ""
     needed = bool(trouble or failed) or force
     why = "; ".join(part for part in (trouble, failed) if part) or (
         "asked for" if force else "its relay logs are there, and its threads report no error about them"

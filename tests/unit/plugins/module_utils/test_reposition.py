@@ -131,6 +131,9 @@ def test_when_it_is_needed() -> None:
     for error, needed in (("1872 failed to initialize", True), ("13122 x", True), ("1062 Duplicate entry", False)):
         healing = _reposition.plan(well, replace(CHANNEL, applier_error=error), HERE, HAS)
         assert healing.needed is needed, error
+    # Source and replica have one server_id: nothing that other coordinates would heal.
+    same_id = replace(CHANNEL, io_error="1593 Fatal error: ... equal MySQL server ids")
+    assert not _reposition.plan(well, same_id, HERE, HAS).needed
     # Where the source was not asked the statements are still said.
     assert _reposition.plan(replica(), CHANNEL, HERE, SourceView(None, "not asked")).statements
 
