@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _reposition
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs import execute, plan, source
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs import replica as replicas
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.coordinates import Coordinates
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.source import SourceView
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import channel_from_row
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._reposition import Coordinates, SourceView
 
 ROW = {
     "Channel_Name": "x'y",
@@ -37,7 +39,7 @@ HAS = SourceView(True, "it has it")
 MYSQL84 = Dialect("mysql", (8, 4, 3))
 
 
-def replica(dialect: Dialect = MYSQL84, **changes: t.Any) -> _reposition.Replica:
+def replica(dialect: Dialect = MYSQL84, **changes: t.Any) -> replicas.Replica:
     values: dict[str, t.Any] = {
         "dialect": dialect,
         "variables": {},
@@ -46,7 +48,7 @@ def replica(dialect: Dialect = MYSQL84, **changes: t.Any) -> _reposition.Replica
         "workers_ahead": {},
         "relay_logs": {"x'y": "relay.000007 is not there"},
     }
-    return _reposition.Replica(**{**values, **changes})
+    return replicas.Replica(**{**values, **changes})
 
 
 STATEMENTS = {
@@ -87,8 +89,8 @@ STATEMENTS = {
 
 @pytest.mark.parametrize(("family", "version"), STATEMENTS)
 def test_statements_in_the_words_of_the_server(family: str, version: tuple[int, int, int]) -> None:
-    healing = _reposition.plan(replica(Dialect(family, version)), CHANNEL, HERE, HAS)
-    assert [_reposition.render(one) for one in healing.statements] == STATEMENTS[family, version]
+    healing = plan.plan(replica(Dialect(family, version)), CHANNEL, HERE, HAS)
+    assert [plan.render(one) for one in healing.statements] == STATEMENTS[family, version]
     assert healing.needed and not healing.refused
 
 
@@ -105,42 +107,42 @@ def test_by_gtid_it_stays_by_gtid_and_delayed(
     family: str, version: tuple[int, int, int], mode: str, change: str
 ) -> None:
     delayed = replace(CHANNEL, delay=60)
-    healing = _reposition.plan(replica(Dialect(family, version)), delayed, replace(HERE, gtid=mode), HAS)
-    assert change in _reposition.render(healing.statements[3])
+    healing = plan.plan(replica(Dialect(family, version)), delayed, replace(HERE, gtid=mode), HAS)
+    assert change in plan.render(healing.statements[3])
 
 
 def test_what_is_refused() -> None:
     never_ran = replace(HERE, log_file="", log_pos=0)
-    assert "nothing was ever executed" in _reposition.plan(replica(), CHANNEL, never_ran, HAS).refused
-    purged = _reposition.plan(replica(), CHANNEL, HERE, SourceView(False, "it no longer has binlog.000042"))
+    assert "nothing was ever executed" in plan.plan(replica(), CHANNEL, never_ran, HAS).refused
+    purged = plan.plan(replica(), CHANNEL, HERE, SourceView(False, "it no longer has binlog.000042"))
     assert "no longer has" in purged.refused and purged.alternatives and not purged.statements
-    gaps = _reposition.plan(replica(workers_ahead={"x'y": ("worker 2 at binlog.000042:1900",)}), CHANNEL, HERE, HAS)
+    gaps = plan.plan(replica(workers_ahead={"x'y": ("worker 2 at binlog.000042:1900",)}), CHANNEL, HERE, HAS)
     assert "would apply transactions twice" in gaps.refused
     assert any("UNTIL SQL_AFTER_MTS_GAPS" in alternative for alternative in gaps.alternatives)
-    unseen = _reposition.plan(replica(workers_ahead=None), CHANNEL, HERE, HAS)
+    unseen = plan.plan(replica(workers_ahead=None), CHANNEL, HERE, HAS)
     assert "could not be seen" in unseen.refused
     # By GTID the gaps are fetched again, and only they.
     by_gtid = replace(HERE, gtid="auto_position")
-    assert not _reposition.plan(replica(workers_ahead=None), CHANNEL, by_gtid, HAS).refused
+    assert not plan.plan(replica(workers_ahead=None), CHANNEL, by_gtid, HAS).refused
 
 
 def test_when_it_is_needed() -> None:
     well = replica(relay_logs={})
-    assert not _reposition.plan(well, CHANNEL, HERE, HAS).needed
-    assert _reposition.plan(well, CHANNEL, HERE, HAS, force=True).needed
+    assert not plan.plan(well, CHANNEL, HERE, HAS).needed
+    assert plan.plan(well, CHANNEL, HERE, HAS, force=True).needed
     for error, needed in (("1872 failed to initialize", True), ("13122 x", True), ("1062 Duplicate entry", False)):
-        healing = _reposition.plan(well, replace(CHANNEL, applier_error=error), HERE, HAS)
+        healing = plan.plan(well, replace(CHANNEL, applier_error=error), HERE, HAS)
         assert healing.needed is needed, error
     # Source and replica have one server_id: nothing that other coordinates would heal.
     same_id = replace(CHANNEL, io_error="1593 Fatal error: ... equal MySQL server ids")
-    assert not _reposition.plan(well, same_id, HERE, HAS).needed
+    assert not plan.plan(well, same_id, HERE, HAS).needed
     # Where the source was not asked the statements are still said.
-    assert _reposition.plan(replica(), CHANNEL, HERE, SourceView(None, "not asked")).statements
+    assert plan.plan(replica(), CHANNEL, HERE, SourceView(None, "not asked")).statements
 
 
 def test_the_relay_log_on_disk(tmp_path: Path) -> None:
     variables = {"datadir": f"{tmp_path}/", "relay_log_basename": "logs/relay"}
-    trouble = _reposition._relay_log_trouble
+    trouble = replicas._relay_log_trouble
     assert trouble(CHANNEL, variables).endswith("logs/relay.000007 is not there")
     (tmp_path / "logs").mkdir()
     log = tmp_path / "logs" / "relay.000007"
@@ -155,7 +157,7 @@ def test_the_relay_log_on_disk(tmp_path: Path) -> None:
 
 
 def test_another_server_under_the_same_name() -> None:
-    stranger = _reposition._stranger
+    stranger = source._stranger
     assert "server_uuid u-2" in stranger({"server_uuid": "u-2", "server_id": "7"}, CHANNEL)
     assert "server_id 8" in stranger({"server_uuid": "u-1", "server_id": "8"}, CHANNEL)
     assert stranger({"server_uuid": "u-1", "server_id": "7"}, CHANNEL) == ""
@@ -164,17 +166,17 @@ def test_another_server_under_the_same_name() -> None:
 
 def test_how_long_the_source_keeps_its_logs() -> None:
     logs = [("b.1", 10), ("b.2", 20)]
-    assert _reposition._retention({"binlog_expire_logs_seconds": "3600"}, logs).endswith(
+    assert source._retention({"binlog_expire_logs_seconds": "3600"}, logs).endswith(
         "purged 3600 s after it was last written"
     )
-    assert "86400 s" in _reposition._retention({"expire_logs_days": "1.000000"}, logs)
-    assert _reposition._retention({}, logs) == "2 binary logs, b.1 to b.2; none is purged by age"
-    assert _reposition._retention({}, []) == "none is purged by age"
+    assert "86400 s" in source._retention({"expire_logs_days": "1.000000"}, logs)
+    assert source._retention({}, logs) == "2 binary logs, b.1 to b.2; none is purged by age"
+    assert source._retention({}, []) == "none is purged by age"
 
 
 def test_gtid_lists_of_mariadb() -> None:
-    assert _reposition._domains("0-1-10,1-2-3, 0-4-12") == {0: 12, 1: 3}
-    assert _reposition._domains("") == {}
+    assert source._domains("0-1-10,1-2-3, 0-4-12") == {0: 12, 1: 3}
+    assert source._domains("") == {}
 
 
 def test_files_of_the_repositories_are_saved(tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_files_of_the_repositories_are_saved(tmp_path: Path) -> None:
         (data / name).write_text(name)
     (moved / "rli.info").write_text("here")
     seen = replica(variables={"datadir": f"{data}/", "relay_log_info_file": f"{moved}/rli.info"})
-    saved = _reposition.save_files(seen, str(tmp_path / "saved"))
+    saved = execute.save_files(seen, str(tmp_path / "saved"))
     assert sorted(Path(path).name for path in saved) == [
         "master.info", "multi-master.info", "relay-log-a.info", "rli.info"
     ]  # fmt: skip
@@ -193,5 +195,5 @@ def test_files_of_the_repositories_are_saved(tmp_path: Path) -> None:
     assert oct((tmp_path / "saved").stat().st_mode)[-3:] == "700"
     for path in data.glob("*.info"):
         path.unlink()
-    assert _reposition.save_files(replica(variables={"datadir": f"{data}/"}), str(tmp_path / "none")) == ()
+    assert execute.save_files(replica(variables={"datadir": f"{data}/"}), str(tmp_path / "none")) == ()
     assert not (tmp_path / "none").exists()

@@ -1,0 +1,103 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Carry out the plan of one channel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _fspath as fs
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _replication
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Session
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.plan import Healing, render
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.replica import Replica
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Channel
+
+_WAIT_POLL = 0.25
+
+
+def save_files(replica: Replica, target: str) -> tuple[str, ...]:
+    """Copy the files of the repositories to ``target`` (0700): RESET deletes them, and master.info holds the password.
+
+    Nothing is copied where the repositories are tables. Returns the copies.
+    """
+    directory = replica.variables["datadir"]
+    wanted = [
+        os.path.join(directory, name)
+        for name in fs.names(directory)
+        if name.endswith(".info") and name.startswith(("master", "relay-log", "worker-relay-log", "multi-master"))
+    ]
+    moved = fs.absolute(replica.variables.get("relay_log_info_file") or "relay-log.info", directory)
+    if os.path.dirname(moved) != os.path.normpath(directory) and fs.is_file(moved):
+        wanted.append(moved)
+    if not wanted:
+        return ()
+    os.makedirs(target, mode=0o700, exist_ok=False)
+    copies = []
+    for path in wanted:
+        copy = os.path.join(target, os.path.basename(path))
+        with (
+            open(os.open(fs.encode(copy), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as writer,
+            open(fs.encode(path), "rb") as reader,
+        ):
+            shutil.copyfileobj(reader, writer)
+            writer.flush()
+            os.fsync(writer.fileno())
+        copies.append(copy)
+    return tuple(copies)
+
+
+def execute(session: Session, replica: Replica, healing: Healing, *, wait: float = 60.0) -> Channel:
+    """Run the statements of one channel and wait until it replicates; ``wait`` in seconds.
+
+    Raises ReplicaBackupError that names what was done and what has to be typed to go on.
+    """
+    done: list[str] = []
+    for number, statement in enumerate(healing.statements):
+        try:
+            session.execute(*statement)
+        except ReplicaBackupError as error:
+            rest = [render(one) for one in healing.statements[number:]]
+            raise ReplicaBackupError(
+                f"The channel '{healing.channel}' could not be set on its way again: {error.message}",
+                found=error.found,
+                expected=f"replication from {healing.coordinates.text()}",
+                server_state=f"running; done so far: {' '.join(done) or 'nothing'}",
+                next_command=" ".join(rest),
+                coordinates=healing.coordinates.text(),
+            ) from error
+        done.append(render(statement))
+    return _wait_until_it_replicates(session, replica.dialect, healing, wait)
+
+
+def _wait_until_it_replicates(session: Session, dialect: Dialect, healing: Healing, wait: float) -> Channel:
+    deadline = time.monotonic() + wait
+    while True:
+        channel = next(c for c in _replication.read_channels(session, dialect) if c.name == healing.channel)
+        dead = [
+            error
+            for started, error in (
+                (channel.io_started, channel.io_error),
+                (channel.applier_started, channel.applier_error),
+            )
+            if error and not started
+        ]
+        if channel.io.lower() == "yes" and channel.applier_started and not dead:
+            return channel
+        if dead or time.monotonic() > deadline:
+            raise ReplicaBackupError(
+                f"{channel.label()} does not replicate again",
+                found="; ".join(dead)
+                or f"receiver {channel.io} ('{channel.io_state}'), applier {channel.applier}; {channel.io_error}",
+                expected=f"replication from {healing.coordinates.text()}",
+                server_state="running, its coordinates set",
+                next_command="look at SHOW REPLICA STATUS; the coordinates stay valid: "
+                + render(healing.statements[3]),
+                coordinates=healing.coordinates.text(),
+            )
+        time.sleep(_WAIT_POLL)

@@ -1,0 +1,125 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the source says of the coordinates: whether it is the right server, and has what comes next."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass, replace
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import QueryError, Session
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.coordinates import Coordinates
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.replica import Replica
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Channel
+
+# SHOW BINLOG EVENTS at an offset where no event begins.
+_NO_EVENT_THERE = 1220
+
+
+@dataclass(frozen=True)
+class SourceView:
+    """What the source says. ``has`` None: not asked. ``reason`` in words; ``retention`` how long it keeps its logs."""
+
+    has: bool | None
+    reason: str
+    retention: str = ""
+
+
+def ask_source(session: Session, replica: Replica, channel: Channel, coordinates: Coordinates) -> SourceView:
+    """Whether ``session`` leads to the source of this channel, and it still has what comes after the coordinates."""
+    variables = session.variables()
+    stranger = _stranger(variables, channel)
+    if stranger:
+        return SourceView(False, stranger)
+    logs = [(str(row["Log_name"]), int(row["File_size"])) for row in session.query("SHOW BINARY LOGS")]
+    retention = _retention(variables, logs)
+    if not logs:
+        return SourceView(False, "the source has no binary logs")
+    view = {
+        "": _by_position,
+        "auto_position": _by_auto_position,
+        "slave_pos": _by_mariadb_gtid,
+        "current_pos": _by_mariadb_gtid,
+    }[coordinates.gtid](session, replica, coordinates, logs)
+    return replace(view, retention=retention)
+
+
+def _stranger(variables: t.Mapping[str, str], channel: Channel) -> str:
+    uuid, number = variables.get("server_uuid", ""), variables.get("server_id", "0")
+    if channel.source_uuid and uuid and uuid != channel.source_uuid:
+        return f"it is another server: server_uuid {uuid}, and this channel replicated from {channel.source_uuid}"
+    if channel.source_server_id and int(number) != channel.source_server_id:
+        return f"it is another server: server_id {number}, and this channel replicated from {channel.source_server_id}"
+    return ""
+
+
+def _retention(variables: t.Mapping[str, str], logs: t.Sequence[tuple[str, int]]) -> str:
+    seconds = float(variables.get("binlog_expire_logs_seconds") or 0)
+    if not seconds:
+        seconds = float(variables.get("expire_logs_days") or 0) * 86400
+    kept = f"each is purged {seconds:g} s after it was last written" if seconds else "none is purged by age"
+    return f"{len(logs)} binary logs, {logs[0][0]} to {logs[-1][0]}; {kept}" if logs else kept
+
+
+def _by_position(
+    session: Session, replica: Replica, coordinates: Coordinates, logs: t.Sequence[tuple[str, int]]
+) -> SourceView:
+    sizes = dict(logs)
+    where = f"{coordinates.log_file}:{coordinates.log_pos}"
+    if coordinates.log_file not in sizes:
+        return SourceView(False, f"it no longer has {coordinates.log_file}; its oldest is {logs[0][0]}")
+    size = sizes[coordinates.log_file]
+    if size < coordinates.log_pos:
+        return SourceView(
+            False, f"its {coordinates.log_file} ends at {size}, before {where}: it was rebuilt or restored"
+        )
+    if size > coordinates.log_pos:
+        try:
+            session.query("SHOW BINLOG EVENTS IN %s FROM %s LIMIT 1", (coordinates.log_file, coordinates.log_pos))
+        except QueryError as error:
+            if error.code != _NO_EVENT_THERE:
+                raise
+            return SourceView(False, f"no event begins at {where}: it is another server with logs of the same names")
+    return SourceView(True, f"it has {where} and what follows ({sum(s for _n, s in logs)} bytes in {len(logs)} logs)")
+
+
+def _by_auto_position(
+    session: Session, replica: Replica, coordinates: Coordinates, logs: t.Sequence[tuple[str, int]]
+) -> SourceView:
+    row = session.query(
+        "SELECT GTID_SUBSET(@@GLOBAL.gtid_purged, %s) AS has, GTID_SUBTRACT(@@GLOBAL.gtid_purged, %s) AS gone,"
+        " @@GLOBAL.gtid_executed AS executed",
+        (replica.gtid_state, replica.gtid_state),
+    )[0]
+    if not int(row["has"] or 0):
+        return SourceView(False, f"it has purged transactions that this server lacks: {row['gone']}")
+    return SourceView(True, "it has purged nothing that this server lacks")
+
+
+def _by_mariadb_gtid(
+    session: Session, replica: Replica, coordinates: Coordinates, logs: t.Sequence[tuple[str, int]]
+) -> SourceView:
+    row = session.query("SELECT BINLOG_GTID_POS(%s, 4) AS oldest, @@GLOBAL.gtid_binlog_state AS newest", (logs[0][0],))[
+        0
+    ]
+    oldest, newest, ours = (_domains(str(text or "")) for text in (row["oldest"], row["newest"], replica.gtid_state))
+    for domain, number in ours.items():
+        if domain in newest and newest[domain] < number:
+            return SourceView(
+                False, f"it has written GTID domain {domain} up to {newest[domain]} only, and this server has {number}"
+            )
+    for domain, number in oldest.items():
+        if ours.get(domain, 0) < number:
+            found = f"and this server has {ours.get(domain, 0)}"
+            return SourceView(False, f"its oldest log begins behind {number} of GTID domain {domain}, {found}")
+    return SourceView(True, f"its logs begin at or before {replica.gtid_state or 'the beginning'}")
+
+
+def _domains(gtids: str) -> dict[int, int]:
+    """Highest sequence number of each domain of a MariaDB GTID list ("0-1-10,1-2-3")."""
+    found: dict[int, int] = {}
+    for part in filter(None, (part.strip() for part in gtids.split(","))):
+        domain, _server, number = (int(word) for word in part.split("-"))
+        found[domain] = max(found.get(domain, 0), number)
+    return found
