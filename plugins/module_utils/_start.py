@@ -25,6 +25,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connecti
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import journal
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class StartRequest:
 
 def start(request: StartRequest, *, check: bool = False) -> dict[str, t.Any]:
     """Do what the request says, or in check mode say what would be done. Returns the module's result."""
+    # Also for a recovery: the files may be half of two servers, and only the restore knows.
+    journal.refuse_unfinished(request.state_dir)
     if check:
         return _would(request)
     deadline = time.monotonic() + request.lock_timeout
@@ -68,6 +71,7 @@ def start(request: StartRequest, *, check: bool = False) -> dict[str, t.Any]:
             ledger = _ledger.load(request.state_dir)
             if ledger is None:
                 break
+            journal.refuse_unfinished(request.state_dir)
             # Whoever only says "recover" may be another run than the one at work.
             ours = ledger.run_id == request.run_id or (request.run_id is None and not request.recover)
             if not ours and request.recover and request.only_own:

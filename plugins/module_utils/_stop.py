@@ -47,6 +47,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._observe import Observed
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._read_only import ReadOnly
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Threads
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import journal
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ def _missing_tools(request: StopRequest) -> tuple[str, ...]:
 
 def stop(request: StopRequest, *, check: bool = False) -> dict[str, t.Any]:
     """Stop the server, or in check mode say what would be done. Returns the module's result."""
+    journal.refuse_unfinished(request.state_dir)
     if check:
         _ledger.check_state_dir(request.state_dir)
         ledger = _ledger.load(request.state_dir)
@@ -196,6 +198,8 @@ def stop(request: StopRequest, *, check: bool = False) -> dict[str, t.Any]:
             plan = make_plan(session, request)
         return {"changed": True, "plan": plan.to_dict(), "warnings": list(plan.warnings)}
     with _ledger.locked(request.state_dir, f"mysql_replica_stop of run {request.run_id}"):
+        # One that began while we waited for the lock.
+        journal.refuse_unfinished(request.state_dir)
         ledger = _ledger.load(request.state_dir)
         if ledger is not None:
             if _is_ours(ledger, request) and _is_stopped(ledger):
