@@ -21,6 +21,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
     ZipArchive,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import FileRecord
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.stream import ByteStream, SizedStream
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.streamed_copy import receive
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import MANIFEST_NAME, SUMS_NAME
 
@@ -69,9 +71,24 @@ class BackupSet:
         """The files of the manifest in the order of the archive, one at a time."""
         return manifest.read(os.path.join(self.directory, MANIFEST_NAME))[1]
 
-    def reader(self) -> Reader:
-        """Open the data. Raises RefusedError when the tool that unpacks them is missing."""
+    def reader(self, stream: ByteStream | None = None) -> Reader:
+        """Open the data, in the directory or from ``stream`` (of a directory: that of ``streamed_copy``).
+
+        Raises RefusedError when the tool that unpacks them is missing, and for a zip file as a stream: its directory
+        stands at its end.
+        """
         path = os.path.join(self.directory, self.part.name)
+        if stream is not None:
+            if self.part.form == COPY:
+                return receive(self.part.name, stream, self.records())
+            if self.part.form == ZIP:
+                raise RefusedError(
+                    f"{self.part.name} cannot be read as a stream",
+                    found="a zip file, which has its directory at its end",
+                    expected="the whole file",
+                )
+            compressor = find_compressor(self.part.compression)
+            return TarArchive(path, compressor, SizedStream(stream, self.part.bytes))
         if self.part.form == COPY:
             return CopyArchive(path, self.records())
         if self.part.form == ZIP:
@@ -83,6 +100,25 @@ def open_set(directory: str) -> BackupSet:
     """The set in ``directory``.
 
     Raises RefusedError when it is no complete set: there is no manifest, or the manifest names what is not there.
+    """
+    found = open_manifest(directory)
+    there = os.path.join(directory, found.part.name)
+    kind = stat.S_ISDIR if found.part.form == COPY else stat.S_ISREG
+    try:
+        status = os.lstat(there)
+    except FileNotFoundError:
+        raise RefusedError(
+            f"{there} is missing", found="no such file", expected=found.part.name, rule="manifest"
+        ) from None
+    if not kind(status.st_mode):
+        raise RefusedError(f"{there} is not what the manifest says", found="another kind of file", rule="manifest")
+    return found
+
+
+def open_manifest(directory: str) -> BackupSet:
+    """The set whose manifest lies in ``directory``, wherever its data are.
+
+    Raises RefusedError when there is none, or it is not that of a proven backup.
     """
     path = os.path.join(directory, MANIFEST_NAME)
     if not os.path.isdir(directory):
@@ -133,12 +169,4 @@ def _checked_part(path: str, head: t.Mapping[str, t.Any]) -> SetPart:
         raise RefusedError(f"{path} does not describe its part: {error}", found=parts[0], rule="manifest") from error
     if not _PART_NAME.fullmatch(part.name) or not _SHA256.fullmatch(part.sha256) or part.form not in FORMATS:
         raise RefusedError(f"{path} describes a part that no set has", found=parts[0], rule="manifest")
-    there = os.path.join(os.path.dirname(path), part.name)
-    kind = stat.S_ISDIR if part.form == COPY else stat.S_ISREG
-    try:
-        status = os.lstat(there)
-    except FileNotFoundError:
-        raise RefusedError(f"{there} is missing", found="no such file", expected=part.name, rule="manifest") from None
-    if not kind(status.st_mode):
-        raise RefusedError(f"{there} is not what the manifest says", found="another kind of file", rule="manifest")
     return part

@@ -16,6 +16,7 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import HashedFile
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.stream import ByteStream, FileStream
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
     RefusedError,
     ReplicaBackupError,
@@ -338,12 +339,10 @@ class PackedOutput:
 
 
 class UnpackedInput:
-    """Reads a file from disk, hashes it, and gives its decompressed bytes."""
+    """Reads a file, or another stream, hashes it, and gives its decompressed bytes."""
 
-    def __init__(self, path: str, compressor: Compressor | None) -> None:
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed in close()
-        # Only clean pages can be dropped, so that what is read afterwards comes from the disk.
-        os.posix_fadvise(self._file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    def __init__(self, path: str, compressor: Compressor | None, stream: ByteStream | None = None) -> None:
+        self._source: ByteStream = FileStream(path) if stream is None else stream
         self._digest = hashlib.sha256()
         self.bytes = 0
         self._stage: _Stage | None = None
@@ -358,58 +357,69 @@ class UnpackedInput:
     def readinto(self, view: memoryview) -> int:
         """Fill ``view`` from its start; returns the number of bytes, 0 at the end."""
         if self._stage is None:
-            size = os.readv(self._file.fileno(), [view])
-            self._digest.update(view[:size])
-            self.bytes += size
-            return size
+            return self._take(view)
         return os.readv(t.cast(t.IO[bytes], self._stage.process.stdout).fileno(), [view])
+
+    def _take(self, view: memoryview) -> int:
+        size = self._source.readinto(view)
+        self._digest.update(view[:size])
+        self.bytes += size
+        return size
 
     def finish(self) -> str:
         """SHA-256 of the file; raises what the tool or the disk complained about."""
         if self._stage is not None and self._feeder is not None:
             self._feeder.join()
-            trouble = self._feeder.problem
-            if trouble is not None and not isinstance(trouble, BrokenPipeError):
-                raise ReplicaBackupError(f"{self._file.name} cannot be read back: {trouble}") from trouble
+            self._complain_about_source()
             problem = self._stage.end()
             if problem is not None:
                 raise problem
         return self._digest.hexdigest()
 
     def complain(self) -> None:
-        """Raise the tool's own failure, if that is why the data came to an end."""
-        if self._stage is not None:
-            code = self._stage.process.poll()
-            if code is None:
-                # Its output may end a moment before it does; one that goes on is not the cause.
-                try:
-                    code = self._stage.process.wait(timeout=1.0)
-                except subprocess.TimeoutExpired:
-                    return
-            if code:
-                problem = self._stage.end()
-                if problem is not None:
-                    raise problem
+        """Raise the failure of the source or of the tool, if that is why the data came to an end."""
+        if self._stage is None or self._feeder is None:
+            return
+        code = self._stage.process.poll()
+        if code is None:
+            # Its output may end a moment before it does; one that goes on is not the cause.
+            try:
+                code = self._stage.process.wait(timeout=1.0)
+            except subprocess.TimeoutExpired:
+                return
+        if code:
+            # The tool also fails when its input was cut, which the feeder knows a moment later.
+            self._feeder.join(1.0)
+            self._complain_about_source()
+            problem = self._stage.end()
+            if problem is not None:
+                raise problem
+
+    def _complain_about_source(self) -> None:
+        trouble = t.cast(_Thread, self._feeder).problem
+        if isinstance(trouble, ReplicaBackupError):
+            raise trouble
+        if trouble is not None and not isinstance(trouble, BrokenPipeError):
+            raise ReplicaBackupError(f"{self._source.name} cannot be read back: {trouble}") from trouble
 
     def close(self) -> None:
         """End everything; safe at any time."""
+        self._source.cancel()
         if self._stage is not None:
             self._stage.kill()
         if self._feeder is not None:
             self._feeder.join()
         if self._stage is not None:
             self._stage.close()
-        self._file.close()
+        self._source.close()
 
     def _feed(self) -> None:
         stdin = t.cast(t.IO[bytes], t.cast(_Stage, self._stage).process.stdin)
         buffer = bytearray(CHUNK)
         whole = memoryview(buffer)
         try:
-            while size := os.readv(self._file.fileno(), [whole]):
+            while size := self._take(whole):
                 view = whole[:size]
-                self._digest.update(view)
-                self.bytes += size
                 while view:
                     view = view[os.write(stdin.fileno(), view) :]
         finally:

@@ -28,6 +28,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
     to_text,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.source import find_extents
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.stream import ByteStream
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.tarformat import (
     TYPE_DIRECTORY,
     TYPE_FILE,
@@ -80,11 +81,11 @@ class Reader(t.Protocol):
 
 
 class TarArchive:
-    """A tar file, decompressed by the tool that made it."""
+    """A tar file, decompressed by the tool that made it. With ``stream`` its bytes come from there."""
 
-    def __init__(self, path: str, compressor: Compressor | None) -> None:
+    def __init__(self, path: str, compressor: Compressor | None, stream: ByteStream | None = None) -> None:
         self._name = os.path.basename(path)
-        self._input = UnpackedInput(path, compressor)
+        self._input = UnpackedInput(path, compressor, stream)
         self._reader = TarReader(self._input.readinto)
         self._current: TarMember | None = None
 
