@@ -12,6 +12,7 @@ from __future__ import annotations
 import decimal
 import os
 import re
+import struct
 import traceback
 import typing as t
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +28,10 @@ except ImportError:
     PYMYSQL_ERROR: str | None = traceback.format_exc()
 else:
     PYMYSQL_ERROR = None
+
+# In a binary log's stream: the event with which every log begins (MySQL source, libbinlogevents: binlog_event.h).
+_FORMAT_DESCRIPTION = 15
+_DUMP_WITHOUT_WAITING = 1
 
 # Client error numbers that mean "nobody answered" (MySQL manual, Client Error Message Reference).
 _NOT_ANSWERING = frozenset({2002, 2003, 2006, 2013, 2055})
@@ -138,6 +143,32 @@ class Session:
             failure = _query_error("COM_SHUTDOWN", error)
             if failure.code not in _NOT_ANSWERING:
                 raise failure from error
+
+    def binary_log_begin(self, name: str, position: int) -> int | None:
+        """When this server began the binary log ``name``: seconds since the epoch by its own clock, None if unsaid.
+
+        No statement tells. It asks as mysqlbinlog does with --read-from-remote-server, as server 0, which disturbs no
+        replica; ``position`` is the log's size, so that little but its first event comes. Needs REPLICATION SLAVE, and
+        leaves the session of no further use. Raises QueryError.
+        """
+        connection: t.Any = self._connection
+        for side in ("master", "source"):
+            # A reader that does not speak of checksums gets nothing from a log that has them.
+            self.execute(f"SET @{side}_binlog_checksum = 'NONE'")
+        asked = struct.pack("<IHI", position, _DUMP_WITHOUT_WAITING, 0) + name.encode("utf-8", "surrogateescape")
+        try:
+            connection._execute_command(pymysql.constants.COMMAND.COM_BINLOG_DUMP, asked)
+            # The first event is made up and names the log.
+            for _number in range(4):
+                data = bytes(connection._read_packet().get_all_data())
+                if data[:1] != b"\0" or len(data) < 20:
+                    return None
+                moment, kind = struct.unpack_from("<IB", data, 1)
+                if kind == _FORMAT_DESCRIPTION:
+                    return int(moment) or None
+        except pymysql.MySQLError as error:
+            raise _query_error("COM_BINLOG_DUMP", error) from error
+        return None
 
 
 def connect(login: Login, *, read_timeout: float | None = None) -> Session:

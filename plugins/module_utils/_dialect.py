@@ -111,9 +111,21 @@ class Dialect:
         return options
 
     @property
+    def relay_log_recovery_option(self) -> str:
+        """Command line option with which the server throws its relay logs away at the start and goes on from what was
+        executed; spelled like no other, too. MariaDB with named connections does not come up without it when theirs are
+        lost (seen on 10.11)."""
+        return "--relay-log_recovery=On"
+
+    @property
     def own_start_options(self) -> tuple[str, ...]:
         """Every option that a start of ours may add to the server's own."""
-        return (self.skip_start_option, *self.read_only_options.values())
+        return (self.skip_start_option, *self.read_only_options.values(), self.relay_log_recovery_option)
+
+    @property
+    def show_replicas(self) -> str:
+        """On a source: who has registered as its replica (MySQL 8.0.22 has the new word)."""
+        return "SHOW REPLICAS" if not self._mariadb and self.version >= (8, 0, 22) else "SHOW SLAVE HOSTS"
 
     @property
     def has_shutdown_statement(self) -> bool:
@@ -242,6 +254,44 @@ class Dialect:
         Not 1593: that is also the receiver's, when source and replica have one server_id.
         """
         return frozenset({1201, 1594}) if self._mariadb else frozenset({1872, 13121, 13122, 1594})
+
+    def binary_log_expiry(self, variables: t.Mapping[str, str]) -> float:
+        """Seconds after its last write when a binary log may be purged by age; 0: never.
+
+        MySQL 8.0 has the seconds and, until 8.2, the days; MariaDB 10.6 shows both. 8.0.29 can switch it off.
+        """
+        if variables.get("binlog_expire_logs_auto_purge", "ON") == "OFF":
+            return 0.0
+        seconds = float(variables.get("binlog_expire_logs_seconds") or 0)
+        return seconds or float(variables.get("expire_logs_days") or 0) * 86400
+
+    def binary_log_size_limit(self, variables: t.Mapping[str, str]) -> int:
+        """Bytes of all binary logs above which the oldest are purged; 0: no limit (MariaDB 11.4, Percona Server)."""
+        names = ("max_binlog_total_size", "binlog_space_limit")
+        return next((int(variables[name]) for name in names if variables.get(name)), 0)
+
+    def replicas_needed_for_purge(self, variables: t.Mapping[str, str]) -> int:
+        """Without so many connected replicas nothing is purged by itself (MariaDB 11.4, 1 by default)."""
+        return int(variables.get("slave_connections_needed_for_purge") or 0)
+
+    def opens_files_of(self, other: tuple[int, int, int]) -> str:
+        """How a server of this version takes data files that one of ``other`` of the same family closed cleanly.
+
+        "same": as they are. "upgrade": changes them for good (manual, "Upgrade Paths"; MariaDB Knowledge Base,
+        "Upgrading"). "older", "too_far": not at all, because this server is older, or too much newer.
+        """
+        mine, theirs = self.version[:2], other[:2]
+        if mine == theirs:
+            # Within an LTS series MySQL goes back a step as well (manual, "Downgrading MySQL"); MariaDB does in all.
+            back = self._mariadb or self.version >= (8, 4, 0)
+            return "same" if back or self.version >= other else "older"
+        if mine < theirs:
+            return "older"
+        if self._mariadb:
+            return "upgrade"
+        steps = ((5, 6), (5, 7), (8, 0), (8, 4))
+        reach = [sum(step <= version for step in steps) for version in (mine, theirs)]
+        return "upgrade" if reach[0] - reach[1] <= 1 else "too_far"
 
     def repository_kind(self, variables: t.Mapping[str, str], which: str) -> str:
         """ "FILE" or "TABLE" for ``which`` = "connection" (master.info) or "applier" (relay-log.info)."""

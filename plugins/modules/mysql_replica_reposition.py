@@ -130,9 +130,25 @@ channels:
     source_answer:
       description: What the source said.
       type: str
-    source_retention:
-      description: Which binary logs the source has and when it purges them.
-      type: str
+    source_keeps:
+      description: How long the source will have the binary log; null when it was not asked.
+      type: dict
+      contains:
+        log:
+          description: The oldest binary log that counts.
+          type: str
+        seconds:
+          description: It is not purged by age before so many seconds; null when nothing is purged by age.
+          type: int
+        last_written:
+          description: When it was last written, in UTC by the source's clock; empty while it is written to.
+          type: str
+        bytes_left:
+          description: What the source may write before a limit of the total size purges it; null without a limit.
+          type: int
+        text:
+          description: All of it, and what it is based on.
+          type: str
     statements:
       description: What heals, in this server's words, in this order, in one session.
       type: list
@@ -154,7 +170,15 @@ channels:
       origin: the running server (TABLE repository)
       source_has_it: true
       source_answer: it has binlog.000042:1416 and what follows (8192 bytes in 3 logs)
-      source_retention: 3 binary logs, binlog.000041 to binlog.000043; none is purged by age
+      source_keeps:
+        log: binlog.000042
+        seconds: 2591000
+        last_written: '2026-01-01T00:00:00.000000Z'
+        bytes_left:
+        text: >-
+          3 binary logs, binlog.000041 to binlog.000043. binlog.000042 is kept for 2592000 s after its last write,
+          which was 2026-01-01T00:00:00Z (the first event of the log after it): at least 2591000 s more. PURGE BINARY
+          LOGS by hand may come at any time; a log that a connected replica still reads is kept
       statements:
         - STOP REPLICA IO_THREAD FOR CHANNEL '';
         - STOP REPLICA SQL_THREAD FOR CHANNEL '';

@@ -12,6 +12,7 @@ import time
 import typing as t
 import uuid
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 
@@ -166,6 +167,7 @@ def test_lost_relay_logs_are_read_again(case: Case, tmp_path: t.Any) -> None:
     result = heal(case, save_to=str(saved))
     (channel,) = result["channels"]
     assert channel["needed"] and channel["source_has_it"] is True
+    assert channel["source_keeps"]["log"] == stood["Relay_Master_Log_File"]
     assert (channel["source_log_file"], channel["source_log_pos"]) == (
         stood["Relay_Master_Log_File"],
         stood["Exec_Master_Log_Pos"],
@@ -262,6 +264,28 @@ def test_a_position_that_is_none(case: Case) -> None:
         _reposition.reposition(case.request(names=("x",)), apply=True)
     untouched(case, before)
     heal(case)
+
+
+@few
+def test_the_source_says_how_long(case: Case) -> None:
+    """The bound has to be true: it is compared with what the purge itself goes by, the time of the file."""
+    case.lose_relay_logs()
+    log = case.status()["Relay_Master_Log_File"]
+    case.source.query("FLUSH LOGS")
+    case.source.query("FLUSH LOGS")
+    case.source.query("SET GLOBAL expire_logs_days = 3")
+    before = time.time()
+    keeps = heal(case)["channels"][0]["source_keeps"]
+    written = os.stat(case.source.binlog_directory / log).st_mtime
+    case.source.query("SET GLOBAL expire_logs_days = 0")
+    assert keeps["log"] == log and keeps["bytes_left"] is None
+    assert written - 1 <= moment(keeps["last_written"]) <= written + 1
+    assert written + 3 * 86400 - time.time() - 2 <= keeps["seconds"] <= written + 3 * 86400 - before + 1
+    assert "PURGE BINARY LOGS by hand" in keeps["text"]
+
+
+def moment(text: str) -> float:
+    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%f%z").timestamp()
 
 
 @few

@@ -39,7 +39,7 @@ class Healing:
             "origin": self.coordinates.origin,
             "source_has_it": self.source.has,
             "source_answer": self.source.reason,
-            "source_retention": self.source.retention,
+            "source_keeps": self.source.keeps.to_dict() if self.source.keeps else None,
             "statements": [render(statement) for statement in self.statements],
             "refused": self.refused,
             "alternatives": list(self.alternatives),

@@ -8,8 +8,12 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass, replace
 
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _connection
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import QueryError, Session
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs import forecast
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.coordinates import Coordinates
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.forecast import Forecast
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.replica import Replica
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Channel
 
@@ -19,11 +23,11 @@ _NO_EVENT_THERE = 1220
 
 @dataclass(frozen=True)
 class SourceView:
-    """What the source says. ``has`` None: not asked. ``reason`` in words; ``retention`` how long it keeps its logs."""
+    """What the source says. ``has`` None: not asked. ``reason`` in words; ``keeps``: for how long."""
 
     has: bool | None
     reason: str
-    retention: str = ""
+    keeps: Forecast | None = None
 
 
 def ask_source(session: Session, replica: Replica, channel: Channel, coordinates: Coordinates) -> SourceView:
@@ -33,7 +37,6 @@ def ask_source(session: Session, replica: Replica, channel: Channel, coordinates
     if stranger:
         return SourceView(False, stranger)
     logs = [(str(row["Log_name"]), int(row["File_size"])) for row in session.query("SHOW BINARY LOGS")]
-    retention = _retention(variables, logs)
     if not logs:
         return SourceView(False, "the source has no binary logs")
     view = {
@@ -42,7 +45,9 @@ def ask_source(session: Session, replica: Replica, channel: Channel, coordinates
         "slave_pos": _by_mariadb_gtid,
         "current_pos": _by_mariadb_gtid,
     }[coordinates.gtid](session, replica, coordinates, logs)
-    return replace(view, retention=retention)
+    identity = _connection.identify(session)
+    dialect = Dialect(identity.family, identity.version)
+    return replace(view, keeps=forecast.ask(session, dialect, variables, logs, coordinates.log_file))
 
 
 def _stranger(variables: t.Mapping[str, str], channel: Channel) -> str:
@@ -52,14 +57,6 @@ def _stranger(variables: t.Mapping[str, str], channel: Channel) -> str:
     if channel.source_server_id and int(number) != channel.source_server_id:
         return f"it is another server: server_id {number}, and this channel replicated from {channel.source_server_id}"
     return ""
-
-
-def _retention(variables: t.Mapping[str, str], logs: t.Sequence[tuple[str, int]]) -> str:
-    seconds = float(variables.get("binlog_expire_logs_seconds") or 0)
-    if not seconds:
-        seconds = float(variables.get("expire_logs_days") or 0) * 86400
-    kept = f"each is purged {seconds:g} s after it was last written" if seconds else "none is purged by age"
-    return f"{len(logs)} binary logs, {logs[0][0]} to {logs[-1][0]}; {kept}" if logs else kept
 
 
 def _by_position(

@@ -12,7 +12,12 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs import execute, plan, source
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs import (
+    execute,
+    forecast,
+    plan,
+    source,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs import replica as replicas
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.coordinates import Coordinates
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.source import SourceView
@@ -164,14 +169,48 @@ def test_another_server_under_the_same_name() -> None:
     assert stranger({"server_id": "9"}, replace(CHANNEL, source_uuid="", source_server_id=0)) == ""
 
 
-def test_how_long_the_source_keeps_its_logs() -> None:
-    logs = [("b.1", 10), ("b.2", 20)]
-    assert source._retention({"binlog_expire_logs_seconds": "3600"}, logs).endswith(
-        "purged 3600 s after it was last written"
-    )
-    assert "86400 s" in source._retention({"expire_logs_days": "1.000000"}, logs)
-    assert source._retention({}, logs) == "2 binary logs, b.1 to b.2; none is purged by age"
-    assert source._retention({}, []) == "none is purged by age"
+LOGS = [("b.1", 10), ("b.2", 20), ("b.3", 30)]
+
+
+def foretold(log: str, begun: float | None = 1000.0, now: float = 1600.0, **variables: str) -> forecast.Forecast:
+    asked: list[str] = []
+
+    def begin(name: str, size: int) -> float | None:
+        assert dict(LOGS)[name] == size
+        asked.append(name)
+        return begun
+
+    found = forecast.forecast(MYSQL84, variables, LOGS, log, now, begin)
+    assert asked == {"b.1": ["b.2"], "b.2": ["b.3"], "b.3": []}.get(log, ["b.2"])
+    return found
+
+
+def test_how_long_the_source_keeps_a_log() -> None:
+    kept = foretold("b.2", binlog_expire_logs_seconds="3600")
+    assert (kept.log, kept.seconds, kept.last_written[:19]) == ("b.2", 3000, "1970-01-01T00:16:40")
+    assert "at least 3000 s more" in kept.text and "first event of the log after it" in kept.text
+    assert foretold("b.2", expire_logs_days="1.000000").seconds == 85800
+    overdue = foretold("b.1", binlog_expire_logs_seconds="60")
+    assert overdue.seconds == 0 and "may be purged when a log begins" in overdue.text
+    # Nobody says when it was written: nothing is promised.
+    unsaid = foretold("b.1", None, binlog_expire_logs_seconds="3600")
+    assert (unsaid.seconds, unsaid.last_written) == (0, "") and "cannot be had" in unsaid.text
+    current = foretold("b.3", binlog_expire_logs_seconds="3600")
+    assert current.seconds == 3600 and "still written to" in current.text
+    # Known by GTID only: the oldest log bounds them all.
+    assert foretold("", binlog_expire_logs_seconds="3600").log == "b.1"
+
+
+def test_what_else_purges_and_what_does_not() -> None:
+    assert foretold("b.1").seconds is None
+    off = foretold("b.1", binlog_expire_logs_seconds="60", binlog_expire_logs_auto_purge="OFF")
+    assert off.seconds is None and "None is purged by age" in off.text
+    limited = foretold("b.2", max_binlog_total_size="100")
+    assert limited.bytes_left == 50 and "about 1000 s at the pace since 1970-01-01T00:16:40Z" in limited.text
+    assert foretold("b.1", binlog_space_limit="50").bytes_left == 0
+    assert foretold("b.1", max_binlog_total_size="0").bytes_left is None
+    assert "at least 2 replicas" in foretold("b.1", slave_connections_needed_for_purge="2").text
+    assert "PURGE BINARY LOGS by hand" in foretold("b.1").text
 
 
 def test_gtid_lists_of_mariadb() -> None:
