@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
-import io
 import json
 import os
 import signal
@@ -27,7 +25,6 @@ import sys
 import time
 import typing as t
 import uuid
-import zipfile
 from dataclasses import replace
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _bringback, _ledger, _server
@@ -35,8 +32,12 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._bringbac
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import PYMYSQL_ERROR, Login
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._payload import (
+    systemd_run,
+    under_systemd,
+    write_payload,
+)
 
-_PACKAGE = "ansible_collections.mysql_ops.replica_backup.plugins.module_utils"
 _PAYLOAD = "deadman.pyz"
 _ARMED = "deadman.json"
 _LOGIN = "deadman.login"
@@ -45,7 +46,6 @@ _RESERVE = "deadman.reserve"
 _RESERVE_BYTES = 16384
 # What of the ledger it takes to bring the server back.
 _NEEDED = ("run_id", "backup_id", "host", "server", "before", "service")
-_MAIN = f"import sys\nfrom {_PACKAGE}._deadman import main\nsys.exit(main(sys.argv[1:]))\n"
 # Attempts to bring the server back, and seconds between them.
 _ATTEMPTS = 10
 _PAUSE = 30.0
@@ -90,7 +90,7 @@ def arm(ledger: Ledger, login: Login, seconds: float) -> dict[str, t.Any]:
     state_dir = ledger.state_dir
     disarm(state_dir)
     clear_fired(state_dir)
-    _write_payload(state_dir)
+    write_payload(os.path.join(state_dir, _PAYLOAD), "_deadman")
     _ledger.write_durably(os.path.join(state_dir, _RESERVE), " " * _RESERVE_BYTES)
     # The password goes to a file that only this user can read, and only for as long as the dead-man is armed.
     _ledger.write_durably(os.path.join(state_dir, _LOGIN), json.dumps(login.to_dict()))
@@ -109,19 +109,16 @@ def arm(ledger: Ledger, login: Login, seconds: float) -> dict[str, t.Any]:
 def _arm(state_dir: str, record: dict[str, t.Any], seconds: float) -> None:
     token = record["token"]
     command = [sys.executable, os.path.join(state_dir, _PAYLOAD)]
-    if os.path.isdir("/run/systemd/system") and os.geteuid() == 0:
+    if under_systemd():
         unit = "mysql-replica-backup-deadman-" + hashlib.sha256(os.path.realpath(state_dir).encode()).hexdigest()[:12]
         record |= {"kind": "systemd", "unit": unit}
         _write_armed(state_dir, record)
         _systemctl("reset-failed", f"{unit}.service", check=False)
-        # The service manager's environment is not ours: what the timer will run is tried there first.
-        systemd_run = ["systemd-run", "--quiet", "--collect"]
-        if "PYTHONPATH" in os.environ:
-            systemd_run.append(f"--setenv=PYTHONPATH={os.environ['PYTHONPATH']}")
-        _run([*systemd_run, "--wait", "--pipe", *command, "probe", state_dir, token])
+        # What the timer will run is tried in the service manager's environment first.
+        _run([*systemd_run(), "--wait", "--pipe", *command, "probe", state_dir, token])
         _run(
             [
-                *systemd_run,
+                *systemd_run(),
                 f"--unit={unit}",
                 f"--on-active={max(1, int(seconds))}s",
                 "--timer-property=AccuracySec=100ms",
@@ -194,37 +191,6 @@ def clear_fired(state_dir: str) -> None:
 
 def _write_armed(state_dir: str, record: t.Mapping[str, t.Any]) -> None:
     _ledger.write_durably(os.path.join(state_dir, _ARMED), json.dumps(record) + "\n")
-
-
-def _write_payload(state_dir: str) -> None:
-    """Pack the collection's loaded code into one runnable file."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("__main__.py", _MAIN)
-        parts = _PACKAGE.split(".")
-        for depth in range(1, len(parts) + 1):
-            archive.writestr("/".join(parts[:depth]) + "/__init__.py", "")
-        for name in sorted(sys.modules):
-            # _module talks to Ansible, which is not there when the dead-man runs.
-            if not name.startswith(f"{_PACKAGE}._") or name == f"{_PACKAGE}._module":
-                continue
-            spec = importlib.util.find_spec(name)
-            if spec is None or spec.loader is None:
-                raise ReplicaBackupError(f"The code of {name} cannot be found")
-            source: str | None = t.cast(t.Any, spec.loader).get_source(name)
-            path = name.replace(".", "/")
-            path += "/__init__.py" if spec.submodule_search_locations is not None else ".py"
-            archive.writestr(path, source or "")
-    path = os.path.join(state_dir, _PAYLOAD)
-    partial = f"{path}.partial"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(partial)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "wb") as handle:
-        handle.write(buffer.getvalue())
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.rename(partial, path)
 
 
 def _run(command: list[str]) -> None:
