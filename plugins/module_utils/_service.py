@@ -12,17 +12,25 @@ The order of calls: ``detect``, ``hold``, ``request_stop`` (``False``: send SQL 
 
 from __future__ import annotations
 
+import os
 import re
 import typing as t
 from dataclasses import fields
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _server
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers import systemd, sysvinit, unmanaged
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers import (
+    commands,
+    systemd,
+    sysvinit,
+    unmanaged,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import (
     Found,
     ServiceManager,
+    Stopped,
     refuse,
+    refuse_stopped,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.launch import Launch
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server import ServerProcess
@@ -64,6 +72,69 @@ def detect(
         if manager is not None:
             return manager
     return unmanaged.find_none(found)
+
+
+_SCRIPTS = "/etc/init.d/"
+_GUARDIANS = ("mysqld_safe", "mariadbd-safe")
+
+
+def of_stopped(
+    *,
+    start: t.Mapping[str, t.Any],
+    requested: str,
+    name: str | None,
+    datadir: str,
+    pid_file: str | None,
+    own_options: tuple[str, ...],
+    state_dir: str,
+) -> ServiceManager:
+    """The manager of a server that is down; reads only. Its ``hold`` keeps what could wake the server from doing so.
+
+    ``start`` has ``exe``, ``argv``, ``environment`` and ``service`` of ``_installed.Start``; ``requested`` and ``name``
+    are those of ``detect``, and ``name`` counts before ``service``. Without either the server is started by its own
+    command line, as the account that owns ``datadir``.
+    Raises RefusedError (rule ``service_manager``) when there is no such manager or it is another server's.
+    """
+    if requested not in ("auto", *KINDS):
+        raise refuse_stopped(
+            "The service manager is not known", found=repr(requested), expected=", ".join(("auto", *KINDS))
+        )
+    # "none" without a command: whatever unit there is, it is not asked.
+    service = name or ("" if requested == "none" else str(start["service"]))
+    kind = _kind_of(service, requested)
+    if kind == "sysvinit" and "/" not in service:
+        service = _SCRIPTS + service
+    if requested not in ("auto", kind):
+        raise refuse_stopped(
+            f"There is no {requested} service for this server",
+            found=f"{kind} {service}".strip(),
+            expected="service_name, the unit, script or start command",
+        )
+    server = Stopped(
+        exe=str(start["exe"]),
+        argv=tuple(start["argv"]),
+        environment=dict(start["environment"]),
+        service=service,
+        datadir=datadir,
+        pid_file=pid_file,
+        own_options=own_options,
+        state_dir=state_dir,
+    )
+    if kind == "systemd":
+        return systemd.of_stopped(server)
+    return sysvinit.of_stopped(server) if kind == "sysvinit" else unmanaged.of_stopped(server, kind=kind)
+
+
+def _kind_of(service: str, requested: str) -> str:
+    """Of a unit, a script or a command, by its form and what is there."""
+    words = service.split()
+    if not words:
+        return "none"
+    if len(words) > 1 or (service.startswith("/") and not service.startswith(_SCRIPTS)):
+        return "mysqld_safe" if any(os.path.basename(word) in _GUARDIANS for word in words[:3]) else "none"
+    if service.startswith(_SCRIPTS):
+        return "sysvinit"
+    return "systemd" if os.path.isdir(commands.SYSTEMD) and requested != "sysvinit" else "sysvinit"
 
 
 def from_dict(data: t.Mapping[str, t.Any]) -> ServiceManager:

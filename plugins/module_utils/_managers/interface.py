@@ -43,11 +43,12 @@ class ServiceManager(t.Protocol):
         Returns seconds waited. Raises ReplicaBackupError when the limit is over or the server came up again.
         """
 
-    def start(self, options: t.Sequence[str] = ()) -> None:
+    def start(self, options: t.Sequence[str] = (), *, must: bool = False) -> None:
         """Ask for a start, with ``options`` on the server's command line for this one time.
 
         Raises ReplicaBackupError when there are some and the manager does not take any (``takes_options``); systemd
-        starts the server without them then, and ``after_start`` says that they could not be given.
+        starts the server without them then, unless they ``must`` be there, and ``after_start`` says that they could
+        not be given.
         """
 
     def failure(self) -> str | None:
@@ -72,15 +73,46 @@ class Recorded:
         return as_kept
 
 
-def refuse(message: str, *, found: object, expected: object, next_command: str | None = None) -> RefusedError:
+def refuse(
+    message: str,
+    *,
+    found: object,
+    expected: object,
+    next_command: str | None = None,
+    server_state: str = "running, untouched",
+) -> RefusedError:
     """The refusal of a server that could not be brought back as it is now."""
     return RefusedError(
         message,
         found=found,
         expected=expected,
-        server_state="running, untouched",
+        server_state=server_state,
         next_command=next_command or "set replica_backup_service_manager and replica_backup_service_name",
         rule="service_manager",
+    )
+
+
+class Stopped(t.NamedTuple):
+    """What is known of a server that is down and whose manager is looked for.
+
+    ``exe``, ``argv`` and ``environment`` are what it would be started with by hand (``_installed.Start``), ``service``
+    the unit, script or start command, "" when there is none. ``own_options`` as in ``Found``.
+    """
+
+    exe: str
+    argv: tuple[str, ...]
+    environment: t.Mapping[str, str]
+    service: str
+    datadir: str
+    pid_file: str | None
+    own_options: tuple[str, ...]
+    state_dir: str
+
+
+def refuse_stopped(message: str, *, found: object, expected: object, next_command: str | None = None) -> RefusedError:
+    """The refusal of a server that is down and could not be started as it has to be."""
+    return refuse(
+        message, found=found, expected=expected, next_command=next_command, server_state="not running, untouched"
     )
 
 

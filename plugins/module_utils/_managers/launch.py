@@ -20,7 +20,11 @@ from dataclasses import dataclass
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _server
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers import commands
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import refuse
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import (
+    Stopped,
+    refuse,
+    refuse_stopped,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server import ServerProcess
 
 # What a server may inherit when it is started again by hand: where its libraries, its options and its temporary
@@ -131,6 +135,39 @@ def of_command(command: str) -> Launch:
         gid=os.getegid(),
         groups=tuple(os.getgroups()),
         environment=tuple(sorted(commands.environment(home).items())),
+    )
+
+
+def of_installed(server: Stopped) -> Launch:
+    """The server's own command line, run as the account that owns its data directory."""
+    try:
+        status = os.stat(server.datadir)
+    except OSError as error:
+        raise refuse_stopped(
+            "The data directory cannot be seen", found=f"{server.datadir}: {error.strerror}", expected="a directory"
+        ) from error
+    if os.geteuid() not in (0, status.st_uid):
+        raise refuse_stopped(
+            "The server belongs to another user and could not be started",
+            found=f"user id {status.st_uid} (we are {os.geteuid()})",
+            expected="root or the user of the server",
+            next_command="run the play with become: true",
+        )
+    try:
+        account = pwd.getpwuid(status.st_uid)
+        gid, home = account.pw_gid, account.pw_dir
+        groups = tuple(os.getgrouplist(account.pw_name, gid))
+    except KeyError:
+        gid, home, groups = status.st_gid, "/", ()
+    kept = {name: value for name, value in server.environment.items() if name in _KEPT_ENVIRONMENT}
+    return Launch(
+        argv=server.argv,
+        executable=server.exe,
+        cwd=server.datadir,
+        uid=status.st_uid,
+        gid=gid,
+        groups=groups,
+        environment=tuple(sorted({**commands.environment(home), **kept}.items())),
     )
 
 

@@ -21,7 +21,9 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers
     OnPoll,
     Recorded,
     ServiceManager,
+    Stopped,
     refuse,
+    refuse_stopped,
 )
 
 _RUNTIME_UNITS = commands.SYSTEMD
@@ -155,7 +157,7 @@ class Systemd(Recorded):
                 )
             time.sleep(_POLL)
 
-    def start(self, options: t.Sequence[str] = ()) -> None:
+    def start(self, options: t.Sequence[str] = (), *, must: bool = False) -> None:
         state = _show(self.name, "ActiveState", "SubState")
         if state.get("SubState") == "exited":
             # Of a unit with RemainAfterExit=, as generated for init scripts, a start would do nothing now.
@@ -171,6 +173,15 @@ class Systemd(Recorded):
                 self._left_out = _without(self.name, options, problem)
                 with contextlib.suppress(OSError, ReplicaBackupError):
                     self._remove_drop_in()
+                if must:
+                    self._left_out = None
+                    raise ReplicaBackupError(
+                        f"{self.name} cannot be started with {' '.join(options)}",
+                        found=problem,
+                        expected="an ExecStart= that a further option can be added to",
+                        server_state="not running; it was not started",
+                        next_command=f"systemctl cat {self.name}",
+                    )
         else:
             self._remove_drop_in()
         # Earlier failures must not count against the limit on starts.
@@ -338,6 +349,37 @@ def find(found: Found, *, required: bool) -> ServiceManager | None:
     manager.wakers = tuple(name for name in _triggers(unit) if _active(name))
     manager.dependents = tuple(_stopped_along(unit))
     manager.warnings = tuple(_warnings(manager, state, starts, found))
+    return manager
+
+
+def of_stopped(server: Stopped) -> ServiceManager:
+    """The unit ``server.service`` of a server that is down. ``wakers`` are those that are active now."""
+    state = _show(server.service, *_ASKED)
+    unit = state.get("Id") or server.service
+    obstacles = (
+        (state.get("LoadState") != "loaded", f"its unit file is {state.get('LoadState')}"),
+        (state.get("RefuseManualStart") == "yes", "RefuseManualStart=yes"),
+        (os.geteuid() != 0, f"user id {os.geteuid()}, and only root may"),
+    )
+    for met, obstacle in obstacles:
+        if met:
+            raise refuse_stopped(
+                f"{unit} cannot be started",
+                found=obstacle,
+                expected="a loaded unit, and root",
+                next_command=f"systemctl status {unit}",
+            )
+    manager = Systemd(name=unit, takes_options=False, endless_stop=state.get("TimeoutStopUSec") != "infinity")
+    starts = manager.start_commands()
+    script = unit_file.script_of(starts[0]) if len(starts) == 1 else None
+    manager.by_script = script is not None and not init_script.stops_gently(script)
+    manager.takes_options = unit_file.with_options(starts, server.own_options) is not None
+    manager.wakers = tuple(name for name in _triggers(unit) if _active(name))
+    if not manager.takes_options:
+        manager.warnings = (
+            f"{unit} cannot be given {server.own_options[0]}: its ExecStart is not understood "
+            f"({'; '.join(starts) or 'none'})",
+        )
     return manager
 
 

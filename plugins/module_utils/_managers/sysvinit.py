@@ -22,7 +22,9 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import (
     Found,
     ServiceManager,
+    Stopped,
     refuse,
+    refuse_stopped,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.launch import Launch
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server import ServerProcess
@@ -49,7 +51,7 @@ class SysVinit(by_hand.ByHand):
         launch.spawn(self._launch("stop"), [], self._output)
         return True
 
-    def start(self, options: t.Sequence[str] = ()) -> None:
+    def start(self, options: t.Sequence[str] = (), *, must: bool = False) -> None:
         if self._is_running():
             return
         if options and not self.takes_options:
@@ -119,6 +121,30 @@ def find(found: Found, *, required: bool) -> ServiceManager | None:
         safe_stop=gentle,
         guardian=guardian,
         warnings=tuple(warnings),
+    )
+
+
+def of_stopped(server: Stopped) -> ServiceManager:
+    """The init script ``server.service`` of a server that is down. Raises RefusedError when it is another server's."""
+    script = server.service
+    datadirs = init_script.default_datadirs(script, server.exe)
+    real = os.path.realpath(server.datadir)
+    if os.geteuid() != 0 or not os.access(script, os.X_OK) or not any(os.path.realpath(p) == real for p in datadirs):
+        raise refuse_stopped(
+            f"{script} is not known to manage this server",
+            found=f"data directories {', '.join(datadirs)}, as user id {os.geteuid()}",
+            expected=f"a script whose data directory is {server.datadir}, and root",
+        )
+    gentle, hands_on = init_script.stops_gently(script), init_script.hands_on(script)
+    return SysVinit(
+        name=script,
+        takes_options=hands_on,
+        state_dir=server.state_dir,
+        datadir=server.datadir,
+        pid_file=server.pid_file,
+        safe_stop=gentle,
+        guardian=None,
+        warnings=() if hands_on else (f"{script} does not hand {server.own_options[0]} on to the server",),
     )
 
 

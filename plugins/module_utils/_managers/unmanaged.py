@@ -17,6 +17,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import (
     Found,
     ServiceManager,
+    Stopped,
     refuse,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.launch import Launch
@@ -32,10 +33,15 @@ class Unmanaged(by_hand.ByHand):
     _started: int | None = field(default=None, compare=False, repr=False)
     _ended_at: float | None = field(default=None, compare=False, repr=False)
 
+    @property
+    def keeps_options(self) -> bool:
+        # The one that a start of ours brings up is nobody's guardian yet.
+        return super().keeps_options or self.kind == "mysqld_safe"
+
     def request_stop(self) -> bool:
         return False
 
-    def start(self, options: t.Sequence[str] = ()) -> None:
+    def start(self, options: t.Sequence[str] = (), *, must: bool = False) -> None:
         if self._is_running():
             return
         if self.guardian is not None:
@@ -80,7 +86,13 @@ def find_none(found: Found) -> ServiceManager:
     return _unmanaged(found, "none", start, None)
 
 
-def _unmanaged(found: Found, kind: str, start: Launch, guardian: ServerProcess | None) -> ServiceManager:
+def of_stopped(server: Stopped, *, kind: str) -> ServiceManager:
+    """A server that is down, started by the command ``server.service``, or by its own command line without one."""
+    start = launch.of_command(server.service) if server.service else launch.of_installed(server)
+    return _unmanaged(server, kind, start, None)
+
+
+def _unmanaged(found: Found | Stopped, kind: str, start: Launch, guardian: ServerProcess | None) -> ServiceManager:
     return Unmanaged(
         kind=kind,
         name=shlex.join(start.argv),
