@@ -371,9 +371,10 @@ def _persisted(datadir: str, argv: t.Sequence[str], before: _Settings) -> tuple[
         return {}, f"{path} cannot be understood: {error}"
 
 
-def read_offline(hints: Hints) -> Offline:
+def read_offline(hints: Hints, *, persisted: bool = True) -> Offline:
     """Gather what can be known of a server that is down.
 
+    Without ``persisted``, mysqld-auto.cnf is not read: its data directory is about to be replaced.
     Raises RefusedError when service, binary or data directory are ambiguous. The data directory need not exist.
     """
     start = find_start(hints)
@@ -403,10 +404,10 @@ def read_offline(hints: Hints) -> Offline:
     datadir = fs.absolute(datadir, "/")
     arguments = [f"--basedir={basedir}"] if "basedir" in first.given else []
     said = _server_help.ask(start.exe, start.environment, datadir=datadir, arguments=arguments) or probe
-    persisted, trouble = _persisted(datadir, start.argv, first)
+    kept, trouble = _persisted(datadir, start.argv, first) if persisted else ({}, "")
     if trouble:
         unknown.append(Unknown("persisted_settings", f"{trouble}. Paths set by SET PERSIST are not known"))
-    settings = _Settings(said.variables, [*given, *persisted.items()])
+    settings = _Settings(said.variables, [*given, *kept.items()])
     _derive(settings, datadir)
     uuid = _server_uuid(datadir)
     if uuid:
@@ -415,7 +416,7 @@ def read_offline(hints: Hints) -> Offline:
     bare = ServerFacts(
         settings.variables,
         exe=start.exe,
-        options={**dict(given), **persisted, "datadir": datadir},
+        options={**dict(given), **kept, "datadir": datadir},
         option_files=options.files,
         offline=True,
     )

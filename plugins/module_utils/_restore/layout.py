@@ -9,6 +9,7 @@ import os
 import typing as t
 from dataclasses import asdict, dataclass
 
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _fspath as fs
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _load_data
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server_facts import ServerFacts
 
@@ -54,7 +55,7 @@ def layout_of(facts: ServerFacts) -> Layout:
         innodb_home=facts.directory("innodb_data_home_dir"),
         innodb_redo=facts.directory("innodb_log_group_home_dir"),
         innodb_undo=facts.directory("innodb_undo_directory"),
-        doublewrite=facts.directory("innodb_doublewrite_dir", "innodb_data_home_dir"),
+        doublewrite=_doublewrite(facts),
         aria_log=facts.directory("aria_log_dir_path"),
         load_data=_load_data.directory(facts.datadir, facts.variables),
         relay_log_base=relay,
@@ -64,3 +65,11 @@ def layout_of(facts: ServerFacts) -> Layout:
         applier_info=facts.path(facts.get("relay_log_info_file") or "relay-log.info"),
         connection_info=facts.path(facts.options.get("master_info_file") or "master.info"),
     )
+
+
+def _doublewrite(facts: ServerFacts) -> str:
+    """MySQL puts "#" before a name that begins with none of "/", "." and "#" (8.0 manual, innodb_doublewrite_dir)."""
+    value = facts.get("innodb_doublewrite_dir")
+    if value and value[0] not in "/.#" and not fs.is_directory(facts.path(value)):
+        return facts.path(f"#{value}")
+    return facts.directory("innodb_doublewrite_dir", "innodb_data_home_dir")
