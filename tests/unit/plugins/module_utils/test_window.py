@@ -712,7 +712,9 @@ def test_a_dead_man_without_a_run_does_nothing(place: Place) -> None:
 
 
 def test_a_dead_man_that_cannot_run_stops_the_stop(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_deadman, "write_payload", lambda path, _entry: Path(path).write_text("import sys; sys.exit(7)"))
+    monkeypatch.setattr(
+        _deadman, "write_payload", lambda path, _entry: Path(path).write_text("import sys; sys.exit(7)")
+    )
     with pytest.raises(ReplicaBackupError, match="could not be armed") as caught:
         _stop.stop(place.stop_request())
     assert caught.value.facts["server_restored"] is True
