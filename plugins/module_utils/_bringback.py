@@ -277,27 +277,16 @@ def _wait_until_it_answers(
         gave_up = seen and missing_since is not None and now - missing_since > 20
         never_came = not seen and missing_since is not None and now - missing_since > 60
         if now >= deadline or failure is not None or gave_up or never_came:
+            said = _error_log.in_words(mark)
             raise ReplicaBackupError(
                 "The server does not come up",
-                found=f"{(failure or manager.status()).splitlines()[0]}; the error log says: {_log_words(mark)}",
+                found=f"{(failure or manager.status()).splitlines()[0]}; the error log says: {said}",
                 expected=f"an answer within {limit:g} s at {login.where()}",
                 server_state="down" if process is None else f"starting (process {process.pid})",
                 next_command=f"read the error log, start the server by hand ({manager.kind} {manager.name}), "
                 "then run the recover playbook",
             )
         time.sleep(_POLL)
-
-
-def _log_words(mark: _error_log.ErrorLogMark | None) -> str:
-    """What the server's error log says since ``mark``: its errors, and how it ends."""
-    if mark is None:
-        return "(not in a file that can be read)"
-    try:
-        lines = [line for line in _error_log.since(mark).splitlines() if line.strip()]
-    except OSError as error:
-        return f"(cannot be read: {error.strerror})"
-    errors = [line for line in lines if "error" in line.lower()]
-    return " / ".join(dict.fromkeys([*errors[-5:], *lines[-3:]])) or "(nothing new)"
 
 
 def _put_flags_back(session: Session, ledger: Ledger) -> tuple[list[str], list[NotBack]]:

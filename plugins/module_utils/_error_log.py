@@ -60,6 +60,18 @@ def since(mark: ErrorLogMark, limit: int = _LOG_TAIL) -> str:
     return text[-limit:].decode("utf-8", "replace")
 
 
+def in_words(mark: ErrorLogMark | None) -> str:
+    """For messages: the errors since ``mark``, and how the log ends."""
+    if mark is None:
+        return "(not in a file that can be read)"
+    try:
+        lines = [line for line in since(mark).splitlines() if line.strip()]
+    except OSError as error:
+        return f"(cannot be read: {error.strerror})"
+    errors = [line for line in lines if "error" in line.lower()]
+    return " / ".join(dict.fromkeys([*errors[-5:], *lines[-3:]])) or "(nothing new)"
+
+
 def _file_with_inode(directory: str, inode: int) -> str | None:
     with os.scandir(directory) as entries:
         return next((entry.path for entry in entries if entry.inode() == inode), None)
