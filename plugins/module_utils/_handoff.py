@@ -249,7 +249,7 @@ def _open_directory(parent: str, state_dir: str, login_uid: int, *, room: int = 
     _note(state_dir, directory, [])
     if login_uid != os.geteuid():
         os.chown(directory, login_uid, -1)
-    if not _reachable(directory, login_uid):
+    if not reachable(directory, login_uid):
         release(state_dir, keep_index=True)
         raise _NotThisWay(f"the login user cannot reach {parent}")
     return directory
@@ -284,7 +284,7 @@ def _note(state_dir: str, directory: str, owners: list[dict[str, t.Any]]) -> Non
     _ledger.write_durably(os.path.join(state_dir, _RECORD), text)
 
 
-def _reachable(directory: str, uid: int) -> bool:
+def reachable(directory: str, uid: int) -> bool:
     """Whether the user can really get there; asked by a child that is this user, so that ACLs count too."""
     if uid == os.geteuid():
         return True
@@ -322,12 +322,12 @@ def release(state_dir: str, *, keep_index: bool = False) -> bool:
             status = os.lstat(owner["path"])
             if status.st_ino == owner["inode"] and status.st_uid != owner["uid"]:
                 os.chown(owner["path"], owner["uid"], owner["gid"], follow_symlinks=False)
-    _remove_directory(noted["directory"])
+    remove_directory(noted["directory"])
     _unlink(record)
     return True
 
 
-def _remove_directory(directory: str) -> None:
+def remove_directory(directory: str) -> None:
     """Its owner may have put anything in: only names are unlinked, nothing is followed or descended into."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
