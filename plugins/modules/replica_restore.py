@@ -14,12 +14,12 @@ description:
     those directories, wherever they were on the server that the set was made from. Separate directories for redo logs,
     undo tablespaces, relay logs, binary logs and so on are followed on both sides.
   - The set is laid down beside what is there, every byte compared with the manifest's SHA-256 on the way. Only when all
-    of it is proven are the files exchanged, by renames. What was there is moved aside, as C(DATADIR.before-ID), and never
-    deleted. A mount point cannot be renamed; there the old files go into C(.before-ID) inside it.
+    of it is proven are the files exchanged, by renames. What was there is moved aside, as C(DATADIR.before-ID), and
+    never deleted. A mount point cannot be renamed; there the old files go into C(.before-ID) inside it.
   - Until the exchange begins every error leaves the host as it was, a running server included. Interrupted during the
     exchange, the same restore run again goes on; until then nothing of this collection starts the server.
-  - Indexes of logs, relay-log.info, C(.isl) files and symbolic links are made to name this host's paths. Option files are
-    not laid down; they are the host's own and stay in the set.
+  - Indexes of logs, relay-log.info, C(.isl) files and symbolic links are made to name this host's paths. Option files
+    are not laid down; they are the host's own and stay in the set.
   - The server is not started. That does M(mysql_ops.replica_backup.mysql_replica_resume), without replication first.
 author:
   - mysql_ops contributors (@mysql-ops)
@@ -61,8 +61,8 @@ options:
     default: true
   directories:
     description:
-      - For directories that no setting names (of tablespaces, of keys) where they go on this host, old path to new path,
-        with everything below. By default they go to the same path.
+      - For directories that no setting names (of tablespaces, of keys) where they go on this host, old path to new
+        path, with everything below. By default they go to the same path.
       - MySQL 8.0 and newer find tablespaces only there if C(innodb_directories) names the new path.
     type: dict
     default: {}
