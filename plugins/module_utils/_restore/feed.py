@@ -5,10 +5,26 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.backup_set import BackupSet, open_set
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.reader import Reader
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import output
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.backup_set import (
+    BackupSet,
+    open_manifest,
+    open_set,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.compress import CHUNK
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.formats import COPY, ZIP
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.reader import Data, Reader, ZipArchive
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import FileRecord
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.stream import ByteStream, SizedStream
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.streamed_copy import StreamedCopy
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import MANIFEST_NAME, SUMS_NAME
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import rclone
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.inbox import PieceStream
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.rclone import RcloneStream, Remote
 
 
 class Feed(t.Protocol):
@@ -42,3 +58,149 @@ class LocalFeed:
 
     def close(self) -> None:
         """Nothing was brought here."""
+
+
+class ManifestFeed:
+    """A set of which only the manifest is here, in ``directory``: enough to say what a restore would do."""
+
+    part_on_disk = False
+
+    def __init__(self, directory: str, where: str) -> None:
+        self.where = where
+        self.backup = open_manifest(directory)
+
+    def reader(self) -> Reader:
+        raise ReplicaBackupError("Only the manifest of this set is here", found=self.where, expected="a plan")
+
+    def close(self) -> None:
+        """What was brought here belongs to whoever made the directory."""
+
+
+class _StreamFeed:
+    """A set whose data come as a stream; its manifest lies in ``directory``, a private one on this host."""
+
+    part_on_disk = False
+
+    def __init__(self, directory: str, where: str) -> None:
+        self.where = where
+        self.backup = open_manifest(directory)
+        self._spooled = os.path.join(directory, self.backup.part.name)
+        self._open: ByteStream | None = None
+
+    def reader(self) -> Reader:
+        if self.backup.part.form == ZIP:
+            return self._whole()
+        self._open = self._stream()
+        return self.backup.reader(self._open)
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.cancel()
+            self._open.close()
+            self._open = None
+        if self.backup.part.form == ZIP:
+            output.remove_if_there(self._spooled)
+            output.remove_if_there(self._spooled + output.PARTIAL_SUFFIX)
+
+    def _stream(self) -> ByteStream:
+        raise NotImplementedError
+
+    def _whole(self) -> Reader:
+        """A zip file has its directory at its end: it is the one format that is brought here as a whole first."""
+        part, directory = self.backup.part, os.path.dirname(self._spooled)
+        room = os.statvfs(directory)
+        free = room.f_bavail * room.f_frsize
+        if free < part.bytes:
+            raise RefusedError(
+                f"There is not enough room in {directory} for {part.name}, which is read as a whole file",
+                found=f"{free} bytes free",
+                expected=f"{part.bytes} bytes",
+                next_command="make room there, or restore from a path on this host",
+                rule="space",
+            )
+        self._open = SizedStream(self._stream(), part.bytes)
+        view = memoryview(bytearray(CHUNK))
+        target = output.HashedFile(self._spooled)
+        try:
+            while count := self._open.readinto(view):
+                target.write(view[:count])
+            target.publish()
+        finally:
+            target.discard()
+        return ZipArchive(self._spooled)
+
+
+class PieceFeed(_StreamFeed):
+    """A set that the controller sends in pieces to ``inbox``; nothing for ``patience`` seconds ends it."""
+
+    def __init__(self, directory: str, where: str, inbox: str, patience: float) -> None:
+        super().__init__(directory, where)
+        self._inbox = inbox
+        self._patience = patience
+
+    def _stream(self) -> ByteStream:
+        return PieceStream(self._inbox, self._patience, f"{self.backup.label} from {self.where}")
+
+
+class RcloneFeed(_StreamFeed):
+    """A set in an object store. Its manifest is brought to ``directory``, a private one on this host."""
+
+    def __init__(self, remote: Remote, directory: str) -> None:
+        self._remote = remote
+        self._sizes = rclone.list_names(remote)
+        if MANIFEST_NAME not in self._sizes:
+            raise RefusedError(
+                f"{remote.path} is no backup: it has no manifest, which is written last",
+                found=", ".join(sorted(self._sizes)) or "no files",
+                expected=MANIFEST_NAME,
+                rule="manifest",
+            )
+        for name in (MANIFEST_NAME, SUMS_NAME):
+            if name in self._sizes:
+                self._bring(name, directory)
+        super().__init__(directory, remote.path)
+        part = self.backup.part
+        if part.form != COPY and self._sizes.get(part.name) != part.bytes:
+            raise RefusedError(
+                f"{part.name} in {remote.path} is missing or not the one that was written",
+                found=f"{self._sizes[part.name]} bytes" if part.name in self._sizes else "no such file",
+                expected=f"{part.bytes} bytes",
+                rule="manifest",
+            )
+
+    def reader(self) -> Reader:
+        if self.backup.part.form != COPY:
+            return super().reader()
+        name = self.backup.part.name
+        return StreamedCopy(name, self.backup.records(), self._file, lambda: None, self.close)
+
+    def _stream(self) -> ByteStream:
+        return RcloneStream(self._remote, self.backup.part.name, self.backup.part.bytes)
+
+    def _file(self, record: FileRecord) -> Data:
+        if not record.size:
+            return
+        stream = SizedStream(
+            RcloneStream(self._remote, f"{self.backup.part.name}/{record.name}", record.size), record.size
+        )
+        self._open = stream
+        view = memoryview(bytearray(CHUNK))
+        offset = 0
+        while count := stream.readinto(view):
+            yield offset, view[:count]
+            offset += count
+        self._open = None
+        stream.close()
+
+    def _bring(self, name: str, directory: str) -> None:
+        size = self._sizes[name]
+        stream = SizedStream(RcloneStream(self._remote, name, size), size)
+        target = output.HashedFile(os.path.join(directory, name))
+        view = memoryview(bytearray(CHUNK))
+        try:
+            while count := stream.readinto(view):
+                target.write(view[:count])
+            target.publish()
+        finally:
+            stream.close()
+            target.discard()
