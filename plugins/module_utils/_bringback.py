@@ -87,7 +87,7 @@ def bring_back(ledger: Ledger, login: Login, limits: BringBackLimits) -> Brought
 
     Raises ReplicaBackupError with the state the server is in.
     """
-    with _uninterrupted():
+    with uninterrupted():
         return _bring_back(ledger, login, limits)
 
 
@@ -173,7 +173,7 @@ def _in_words(threads: Threads) -> str:
 
 
 @contextlib.contextmanager
-def _uninterrupted() -> t.Iterator[None]:
+def uninterrupted() -> t.Iterator[None]:
     """A polite signal to end must not leave the server half way up; what is under way is bounded by its own limits."""
     if threading.current_thread() is not threading.main_thread():
         yield

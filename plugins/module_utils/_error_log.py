@@ -65,9 +65,14 @@ def in_words(mark: ErrorLogMark | None) -> str:
     if mark is None:
         return "(not in a file that can be read)"
     try:
-        lines = [line for line in since(mark).splitlines() if line.strip()]
+        return gist(since(mark))
     except OSError as error:
         return f"(cannot be read: {error.strerror})"
+
+
+def gist(text: str) -> str:
+    """The errors in some lines of a log, and its last lines."""
+    lines = [line for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "error" in line.lower()]
     return " / ".join(dict.fromkeys([*errors[-5:], *lines[-3:]])) or "(nothing new)"
 

@@ -40,6 +40,12 @@ def utc(seconds: float | None = None) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def seconds_since(moment: str) -> float:
+    """Seconds from ``moment``, as ``utc`` writes it, until now."""
+    then = datetime.strptime(moment, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=timezone.utc)
+    return time.time() - then.timestamp()
+
+
 def boot_id() -> str:
     """Changes with every boot of the host; monotonic times are comparable only within one."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as handle:

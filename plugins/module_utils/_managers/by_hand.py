@@ -18,7 +18,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server i
 POLL = 0.2
 # A server that has just been executed is not yet in its data directory and so not yet recognised.
 _GRACE = 10.0
-_OUTPUT_NAME = "service-output.log"
+OUTPUT_NAME = "service-output.log"
 
 
 @dataclass
@@ -99,7 +99,7 @@ class ByHand(Recorded):
     @property
     def _output(self) -> str:
         """Where the output of commands goes that we start."""
-        return os.path.join(self.state_dir, _OUTPUT_NAME)
+        return os.path.join(self.state_dir, OUTPUT_NAME)
 
 
 def last_lines(path: str) -> str:
