@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import signal
 import subprocess
 import time
@@ -134,6 +135,7 @@ def plan(request: Request, feed: Feed) -> Plan:
     mounts = mount_points()
     roots = Roots(mapping, restore_id, mounts, stale_names(mapping, origin))
     seen = survey(feed.backup.records, mapping, roots)
+    refuse_used_by_others(roots.all, process)
     if request.check_space:
         check_space(roots.all, seen)
     return Plan(restore_id, origin, offline, process, mapping, roots, seen, mounts, _owners(seen))
@@ -149,6 +151,27 @@ def _running(process: _server.ServerProcess, datadir: str) -> RefusedError:
         " its files are moved aside, not deleted",
         rule="server_running",
     )
+
+
+def refuse_used_by_others(roots: t.Iterable[Root], own: _server.ServerProcess | None) -> None:
+    """Raise RefusedError when another server works on files that would be exchanged: of two servers on one host, the
+    tablespaces of one may lie where the set of the other had its own."""
+    stale = [(root, re.compile(root.stale, re.DOTALL)) for root in roots if root.stale]
+    for holder in _server.holders([root.path for root, _pattern in stale]).found if stale else ():
+        if own is not None and holder.pid == own.pid:
+            continue
+        for root, pattern in stale:
+            relative = fs.below(holder.path, root.path)
+            if relative is not None and pattern.fullmatch(relative):
+                raise RefusedError(
+                    f"Another server works on {holder.path}, which would be exchanged",
+                    found=f"pid {holder.pid}, {holder.command}",
+                    expected="directories that belong to the server of this restore alone",
+                    server_state=_UNTOUCHED,
+                    next_command="send the directory elsewhere with replica_restore_directories"
+                    f' ("{root.path}": another one), or correct the option file of this server',
+                    rule="in_use",
+                )
 
 
 def _owners(seen: Survey) -> Owners:
@@ -302,6 +325,7 @@ def _restore(request: Request, feed: Feed, tick: t.Callable[[], None]) -> dict[s
     journal.advance("staged")
     try:
         _nobody_runs(decided.offline.facts.datadir, request)
+        refuse_used_by_others(roots, None)
     except BaseException:
         stage.remove_staging(roots, made)
         journal.discard()
@@ -351,7 +375,7 @@ def _warnings(decided: Plan, staged: stage.Staged) -> list[str]:
     for place, count in decided.survey.not_laid.items():
         if place.partition("-")[0] == "config":
             words.append(
-                f"{count} names of {decided.origin.places[place]} ({place}) were not laid down:"
+                f"{count} files of {decided.origin.places[place]} ({place}) were not laid down:"
                 " option files are this host's own; they are in the set"
             )
     if decided.mapping.clone:

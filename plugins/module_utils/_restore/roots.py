@@ -14,7 +14,8 @@ import typing as t
 from dataclasses import asdict, dataclass
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _fspath as fs
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import FileRecord
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.extract import split_path
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import DIRECTORY, FileRecord
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.mapping import Mapping
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.origin import Origin
@@ -185,8 +186,6 @@ def survey(records: t.Callable[[], t.Iterable[FileRecord]], mapping: Mapping, ro
 
     Raises RefusedError for names that lead out of their place, and for places that the manifest does not list.
     """
-    from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.extract import split_path
-
     files = 0
     sizes: dict[str, int] = {}
     specials: list[Special] = []
@@ -204,7 +203,7 @@ def survey(records: t.Callable[[], t.Iterable[FileRecord]], mapping: Mapping, ro
             )
         path = mapping.path(record)
         if path is None:
-            not_laid[record.place] = not_laid.get(record.place, 0) + 1
+            not_laid[record.place] = not_laid.get(record.place, 0) + (record.type != DIRECTORY)
             continue
         located = roots.locate(path)
         files += 1

@@ -152,6 +152,7 @@ def lay_down(
         _dress_directories(roots, survey, owners)
         directories.finish()
     except ReplicaBackupError as error:
+        error.message = f"The set {feed.backup.label} ({feed.where}) was not laid down: {error.message}"
         error.facts.setdefault("set", feed.backup.label)
         raise
     finally:

@@ -132,12 +132,9 @@ def _move_directory_aside(journal: Journal, root: Root) -> None:
 
 def _to_before(journal: Journal, root: Root, relative: str) -> None:
     target = fs.absolute(relative, root.before)
+    _note(journal, root.path, root.before)
     if not os.path.isdir(fs.encode(root.before)):
         os.mkdir(fs.encode(root.before), 0o700)
-        if os.geteuid() == 0:
-            status = os.stat(fs.encode(root.path))
-            os.chown(fs.encode(root.before), status.st_uid, status.st_gid)
-        _note(journal, root.path, root.before)
     os.makedirs(fs.encode(os.path.dirname(target)), 0o700, exist_ok=True)
     free, number = target, 1
     while os.path.lexists(fs.encode(free)):
