@@ -231,6 +231,13 @@ class Dialect:
         """
         return self._change(channel, {"use_gtid": mode} if self._mariadb else {"auto_position": 1}, delay)
 
+    def change_login(self, channel: str, user: str, password: str, delay: int) -> Statement:
+        """Log in at the source as somebody else; a ``delay`` (seconds) that the channel has is taken off."""
+        words: dict[str, t.Any] = {"user": user, "password": password}
+        if delay:
+            words["delay"] = 0
+        return self._change(channel, words, 0)
+
     def _change(self, channel: str, words: dict[str, t.Any], delay: int) -> Statement:
         new = not self._mariadb and self.version >= (8, 0, 23)
         prefix = "SOURCE_" if new else "MASTER_"
