@@ -38,6 +38,12 @@ options:
   rclone_config:
     description: Configuration file of C(rclone) on the replica, for a O(src) of the form C(REMOTE:PATH).
     type: path
+  timeout:
+    description:
+      - Seconds for which nothing may arrive of a set that comes from the controller or through C(rclone). Then the
+        restore gives up and removes what it has laid down, so that a controller that died leaves nothing behind.
+    type: int
+    default: 300
   identity:
     description:
       - With V(same) the server takes its old identity back, C(auto.cnf) and all. Its C(server_id) must be the old one.
@@ -94,6 +100,9 @@ options:
     description: Directory of the lock and of the restore's journal, as for the backup.
     type: path
     default: /var/lib/mysql-replica-backup
+  request:
+    description: Questions of the action plugin to its other half. Not for use in tasks.
+    type: dict
 attributes:
   check_mode:
     description: Returns where everything would go; refuses what would be refused. Nothing is written.
@@ -200,7 +209,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._module i
     state_argument_spec,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import job
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.feed import LocalFeed
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.answers import answer
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.carry_out import to_data
 
 
 def request_of(params: t.Mapping[str, t.Any]) -> job.Request:
@@ -232,6 +242,8 @@ def main() -> None:
             "src": {"type": "str", "required": True},
             "remote_src": {"type": "bool", "default": False},
             "rclone_config": {"type": "path"},
+            "timeout": {"type": "int", "default": 300},
+            "request": {"type": "dict"},
             "identity": {"type": "str", "choices": ["same", "clone"], "default": "same"},
             "force": {"type": "bool", "default": False},
             "allow_upgrade": {"type": "bool", "default": False},
@@ -247,12 +259,19 @@ def main() -> None:
     )
     params = module.params
 
+    wanted = request_of(params)
+
     def work() -> dict[str, t.Any]:
-        feed = LocalFeed(params["src"])
-        try:
-            return job.restore(request_of(params), feed, check=module.check_mode)
-        finally:
-            feed.close()
+        return answer(
+            params["request"],
+            state_dir=params["state_dir"],
+            src=params["src"],
+            rclone_config=params["rclone_config"],
+            timeout=float(params["timeout"]),
+            entry="_restore.carry_out:carry_out",
+            request=to_data(wanted),
+            plan=lambda feed: job.restore(wanted, feed, check=True),
+        )
 
     run(module, work, needs_pymysql=False)
 

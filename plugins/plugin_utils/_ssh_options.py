@@ -54,8 +54,11 @@ def _is_dropped(setting: str) -> bool:
 
 
 @contextlib.contextmanager
-def for_transfer(connection: Connection, *, is_ssh: bool) -> t.Iterator[None]:
-    """Within the context ssh neither compresses nor joins a master, and no file is read into memory."""
+def for_transfer(connection: Connection, *, is_ssh: bool, bounded: bool = False) -> t.Iterator[None]:
+    """Within the context ssh neither compresses nor joins a master, and no file is read into memory.
+
+    With ``bounded`` files are small enough for that, and the user's own way of transfer stays.
+    """
     if not is_ssh:
         yield
         return
@@ -69,7 +72,7 @@ def for_transfer(connection: Connection, *, is_ssh: bool) -> t.Iterator[None]:
             if name == "ssh_args":
                 words = [*_FIRST, *words]
             connection.set_option(name, shlex.join(words))
-        if connection.has_option("ssh_transfer_method"):
+        if not bounded and connection.has_option("ssh_transfer_method"):
             before["ssh_transfer_method"] = connection.get_option("ssh_transfer_method")
             # "smart" and "piped" end in a dd whose whole output is collected in memory.
             if before["ssh_transfer_method"] != "scp":

@@ -52,7 +52,7 @@ def answer(
     elif is_remote(src):
         source = Source(worker.RCLONE, src, rclone_config, timeout)
     else:
-        source = Source(worker.LOCAL, src)
+        source = Source(worker.LOCAL, os.path.abspath(os.path.expanduser(src)))
     if asked == "plan":
         return _plan(source, files, plan)
     _ledger.check_state_dir(state_dir)

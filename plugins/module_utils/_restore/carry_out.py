@@ -21,8 +21,3 @@ def to_data(request: Request) -> dict[str, t.Any]:
 def carry_out(data: t.Mapping[str, t.Any], feed: Feed) -> dict[str, t.Any]:
     """Entry of the worker. Raises as ``restore`` does."""
     return restore(Request(**{**data, "hints": Hints(**data["hints"])}), feed)
-
-
-def plan(data: t.Mapping[str, t.Any], feed: Feed) -> dict[str, t.Any]:
-    """What :func:`carry_out` would do; changes nothing."""
-    return restore(Request(**{**data, "hints": Hints(**data["hints"])}), feed, check=True)

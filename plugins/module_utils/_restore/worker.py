@@ -56,6 +56,8 @@ _REQUEST = "request.json"
 _PAYLOAD = "worker.pyz"
 _STDERR = "worker.err"
 _START_SECONDS = 60.0
+# rclone is started again after that long without a byte, several times.
+_RCLONE_SECONDS = 60.0
 _STDERR_LIMIT = 8192
 
 
@@ -416,7 +418,7 @@ def make_feed(source: Source, work: str, inbox_path: str = "") -> Feed:
     if source.kind == LOCAL:
         return LocalFeed(source.where)
     if source.kind == RCLONE:
-        return RcloneFeed(Remote(source.where, source.config, source.timeout), work)
+        return RcloneFeed(Remote(source.where, source.config, min(source.timeout, _RCLONE_SECONDS)), work)
     return PieceFeed(work, source.where, inbox_path, source.timeout)
 
 
