@@ -35,7 +35,7 @@ def prepare(datadir: str, spool: str, state: str) -> job.Request:
                 "backup_id": BACKUP_ID,
                 "host": "bench",
                 "spool_dir": spool,
-                "server": {"datadir": datadir},
+                "server": {"datadir": datadir, "family": "mariadb", "version": [10, 11, 0], "variables": {}},
                 "channels": [],
                 "clean_stop": {"clean": True, "proofs": []},
             },
