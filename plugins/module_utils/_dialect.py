@@ -231,9 +231,12 @@ class Dialect:
         """
         return self._change(channel, {"use_gtid": mode} if self._mariadb else {"auto_position": 1}, delay)
 
-    def change_login(self, channel: str, user: str, password: str, delay: int) -> Statement:
-        """Log in at the source as somebody else; a ``delay`` (seconds) that the channel has is taken off."""
-        words: dict[str, t.Any] = {"user": user, "password": password}
+    def change_login(self, channel: str, user: str, password: str, delay: int, heartbeat: int) -> Statement:
+        """Log in at the source as somebody else; a ``delay`` (seconds) that the channel has is taken off.
+
+        A source notices that a receiver is gone when it writes to it: after ``heartbeat`` seconds without news.
+        """
+        words: dict[str, t.Any] = {"user": user, "password": password, "heartbeat_period": heartbeat}
         if delay:
             words["delay"] = 0
         return self._change(channel, words, 0)

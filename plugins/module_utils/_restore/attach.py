@@ -30,6 +30,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.private_server import PrivateServer
 
 _RULE = "attach"
+# Seconds; so soon the sources forget the receiver when it is gone.
+_HEARTBEAT = 2
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ def catch_up(server: PrivateServer, attach: Attach) -> float:
         session.execute("FLUSH LOCAL PRIVILEGES")
         channels = read_channels(session, dialect)
         for channel in channels:
-            session.execute(*dialect.change_login(channel.name, attach.user, attach.password, channel.delay))
+            session.execute(
+                *dialect.change_login(channel.name, attach.user, attach.password, channel.delay, _HEARTBEAT)
+            )
         wanted = [Threads(channel.name, io=True, applier=True) for channel in channels]
         try:
             resume(session, dialect, wanted)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import time
 import typing as t
@@ -72,7 +73,8 @@ _QUIET = {
 }
 _MESSAGES = "errmsg.sys"
 _POLL = 0.05
-_LAST_LINES = 12
+_LAST_LINES = 6
+_TELLING = re.compile(r"\[ERROR\]|corrupt", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -309,7 +311,7 @@ class PrivateServer:
             with contextlib.suppress(OSError), open(os.path.join(self.directory, name), "rb") as handle:
                 handle.seek(max(0, os.path.getsize(handle.name) - 65536))
                 lines += handle.read().decode("utf-8", "replace").splitlines()
-        errors = [line for line in lines if "[ERROR]" in line]
+        errors = [line for line in lines if _TELLING.search(line)]
         return " | ".join((errors or lines)[-_LAST_LINES:]) or "nothing"
 
 
