@@ -23,6 +23,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors i
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._handoff import hash_file
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import MANIFEST_NAME, SUMS_NAME
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import inbox
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.choose import choose_set
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.inbox import Listing
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.rclone import is_remote
 from ansible_collections.mysql_ops.replica_backup.plugins.plugin_utils import _pieces
@@ -73,7 +74,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         there = boolean(self._module_args.get("remote_src", False), strict=False)
         if not isinstance(src, str) or there or is_remote(src):
             return self._finish({}, None)
-        path = os.path.abspath(os.path.expanduser(src))
+        wanted = (str(self._module_args.get(name) or "") for name in ("sets_dir", "host"))
+        path = choose_set(src, *wanted)
         self._module_args["src"] = path
         backup = open_set(path)
         _pieces.check(backup)

@@ -26,11 +26,20 @@ author:
 options:
   src:
     description:
-      - Directory of the set, with its C(manifest.json).
-      - On the controller, unless O(remote_src) is set. C(REMOTE:PATH) names an object store or anything else that
-        C(rclone) on the replica can read.
+      - Which set. A path of its directory, with its C(manifest.json); on the controller, unless O(remote_src) is set.
+      - V(latest) is the newest complete set of O(host), V(HOST/latest) that of another one, V(HOST/ID) a certain one, all
+        of them below O(sets_dir).
+      - V(REMOTE:PATH/HOST/ID) names an object store or anything else that C(rclone) on the replica can read.
     type: str
     required: true
+  host:
+    description: Whose sets V(latest) in O(src) means, usually C(inventory_hostname).
+    type: str
+    default: ""
+  sets_dir:
+    description: Directory with the sets as C(HOST/ID), where O(src) is no path.
+    type: str
+    default: ""
   remote_src:
     description: The set lies on the replica, in a directory that may be mounted.
     type: bool
@@ -211,6 +220,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._module i
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import job
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.answers import answer
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.carry_out import to_data
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.choose import choose_set
 
 
 def request_of(params: t.Mapping[str, t.Any]) -> job.Request:
@@ -240,6 +250,8 @@ def main() -> None:
             **state_argument_spec(),
             **service_argument_spec(),
             "src": {"type": "str", "required": True},
+            "host": {"type": "str", "default": ""},
+            "sets_dir": {"type": "str", "default": ""},
             "remote_src": {"type": "bool", "default": False},
             "rclone_config": {"type": "path"},
             "timeout": {"type": "int", "default": 300},
@@ -262,10 +274,13 @@ def main() -> None:
     wanted = request_of(params)
 
     def work() -> dict[str, t.Any]:
+        src = params["src"]
+        if params["remote_src"]:
+            src = choose_set(src, params["sets_dir"], params["host"])
         return answer(
             params["request"],
             state_dir=params["state_dir"],
-            src=params["src"],
+            src=src,
             rclone_config=params["rclone_config"],
             timeout=float(params["timeout"]),
             entry="_restore.carry_out:carry_out",
