@@ -21,8 +21,11 @@ description:
   - Nothing is guessed. A source that no longer has the binary log, another server under the same name, an applier
     that never ran, and the gaps of an interrupted multi-threaded applier are refused, with the alternatives; all
     channels are looked at before the first is touched.
-  - Where a MariaDB server with named connections does not even start because of its relay logs, start it once with
-    C(relay_log_recovery=ON); that heals them at the start, and this module then finds nothing to do.
+  - A server that is down is read from its files (all generations of C(relay-log.info), C(master.info), the files of the
+    workers). Where tables hold its place, O(start) starts it without replication to ask it, and stops it again.
+    With O(execute=true) the server is started, without replication until it is healed.
+  - A MariaDB server with named connections does not even start without their relay logs. It is started once with
+    C(relay_log_recovery), which throws them away at the start and goes on from what was executed.
 version_added: 0.1.0
 author:
   - mysql_ops contributors (@mysql-ops)
@@ -56,6 +59,60 @@ options:
     description: Also channels whose relay logs look well.
     type: bool
     default: false
+  trust_coordinates:
+    description:
+      - Also coordinates that are in doubt. Wrong ones apply transactions twice, or leave some out.
+      - In doubt is the C(relay-log.info) of a server that was not stopped cleanly, and a O(manifest) that says another
+        place than the server does.
+    type: bool
+    default: false
+  offline:
+    description:
+      - Whether a server is read from its files. V(auto) does so when nobody answers at the login and no process works
+        on the data directory.
+      - V(always) tries no login before the server is started, and leaves one alone that a systemd socket would start at
+        the first connection. V(never) fails when nobody answers.
+    type: str
+    choices: [auto, always, never]
+    default: auto
+  start:
+    description:
+      - Start a server that is down and whose place is in tables. It is started without replication, asked, and stopped
+        again. O(execute=true) starts it in any case.
+    type: bool
+    default: false
+  service_manager:
+    description: Who starts a server that is down. V(none) and V(mysqld_safe) start it by its command line.
+    type: str
+    choices: [auto, systemd, sysvinit, mysqld_safe, none]
+    default: auto
+  service_name:
+    description:
+      - For a server that is down. The unit (V(mariadb), V(mysql@second)), the script in C(/etc/init.d), or the command
+        line, beginning with C(/), that starts it.
+      - By default the unit or script that is installed, provided that none of O(server_binary), O(defaults_file) and
+        O(defaults_group_suffix) is given.
+    type: str
+  server_binary:
+    description: For a server that is down, its program. By default that of the service, else that in the usual places.
+    type: path
+  defaults_file:
+    description: For a server that is down, the only option file that it reads, as with its option C(--defaults-file).
+    type: path
+  defaults_group_suffix:
+    description: For a server that is down, what is appended to the groups in its option files.
+    type: str
+  datadir:
+    description: For a server that is down, its data directory. By default what its option files say.
+    type: path
+  start_timeout:
+    description: Seconds within which a server that is started has to answer.
+    type: int
+    default: 600
+  shutdown_timeout:
+    description: Seconds within which a server that was started has to stop again.
+    type: int
+    default: 1800
   state_dir:
     description: Directory of the lock, and of the copies of the repositories' files.
     type: path
@@ -88,6 +145,13 @@ EXAMPLES = r"""
     source_login_user: monitor
     source_login_password: "{{ vaulted_monitor_password }}"
 
+- name: A server that is down, its place in tables
+  mysql_ops.replica_backup.mysql_replica_reposition:
+    login_unix_socket: /run/mysqld/mysqld.sock
+    source_login_user: monitor
+    source_login_password: "{{ vaulted_monitor_password }}"
+    start: true
+
 - name: Heal it
   mysql_ops.replica_backup.mysql_replica_reposition:
     login_unix_socket: /run/mysqld/mysqld.sock
@@ -97,9 +161,20 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+server:
+  description: V(running), V(down) (also after it was started and stopped again), or V(started) by this module.
+  returned: success
+  type: str
+  sample: running
+start_options:
+  description: What is added to the command line of the one start of a server that is down.
+  returned: when a server that is down has lost relay logs
+  type: list
+  elements: str
+  sample: [--skip-slave_start, --relay-log_recovery=On]
 channels:
   description: Every channel that was looked at.
-  returned: always, once the replica has answered
+  returned: always, once the place of the replica is known
   type: list
   elements: dict
   contains:
@@ -125,7 +200,9 @@ channels:
       description: Where the coordinates were read.
       type: str
     source_has_it:
-      description: Whether the source still has what comes next; null when it was not asked.
+      description:
+        - Whether the source still has what comes next; null when it was not asked.
+        - By GTID also null while the server is down, as its GTIDs are in a table.
       type: bool
     source_answer:
       description: What the source said.
@@ -211,10 +288,12 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _ledger, _reposition
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import manifest
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._installed import Hints
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._module import (
     login_argument_spec,
     login_from_params,
     run,
+    service_argument_spec,
     state_argument_spec,
 )
 
@@ -225,6 +304,27 @@ def _channels_of(path: str) -> tuple[t.Mapping[str, t.Any], ...]:
     if close is not None:
         close()
     return tuple(head["channels"])
+
+
+def _if_down(params: t.Mapping[str, t.Any], *, may_start: bool) -> _reposition.IfDown | None:
+    if params["offline"] == "never":
+        return None
+    return _reposition.IfDown(
+        hints=Hints(
+            service_name=params["service_name"] or "",
+            datadir=params["datadir"] or "",
+            defaults_file=params["defaults_file"] or "",
+            defaults_group_suffix=params["defaults_group_suffix"] or "",
+            server_binary=params["server_binary"] or "",
+        ),
+        service_manager=params["service_manager"],
+        service_name=params["service_name"],
+        state_dir=params["state_dir"],
+        start=params["start"] and may_start,
+        ask_login=params["offline"] == "auto",
+        start_timeout=params["start_timeout"],
+        shutdown_timeout=params["shutdown_timeout"],
+    )
 
 
 def main() -> None:
@@ -239,6 +339,16 @@ def main() -> None:
             "source_ca_cert": {"type": "path"},
             "manifest": {"type": "path"},
             "force": {"type": "bool", "default": False},
+            "trust_coordinates": {"type": "bool", "default": False},
+            "offline": {"type": "str", "choices": ["auto", "always", "never"], "default": "auto"},
+            "start": {"type": "bool", "default": False},
+            **service_argument_spec(),
+            "server_binary": {"type": "path"},
+            "defaults_file": {"type": "path"},
+            "defaults_group_suffix": {"type": "str"},
+            "datadir": {"type": "path"},
+            "start_timeout": {"type": "int", "default": 600},
+            "shutdown_timeout": {"type": "int", "default": 1800},
         },
         required_together=[("source_login_user", "source_login_password")],
         supports_check_mode=True,
@@ -262,15 +372,17 @@ def main() -> None:
             source_login=source,
             manifest_channels=None if params["manifest"] is None else _channels_of(params["manifest"]),
             force=params["force"],
+            trust=params["trust_coordinates"],
+            if_down=_if_down(params, may_start=not module.check_mode),
             save_to=os.path.join(params["state_dir"], f"reposition-{moment}"),
         )
         apply = params["execute"] and not module.check_mode
-        if not apply:
+        if not apply and not (params["start"] and not module.check_mode):
             return _reposition.reposition(request, apply=False)
         _ledger.prepare_state_dir(params["state_dir"])
         # A backup or a recovery must not meet a replica whose channels are being reset.
         with _ledger.locked(params["state_dir"], who="mysql_replica_reposition"):
-            return _reposition.reposition(request, apply=True)
+            return _reposition.reposition(request, apply=apply)
 
     run(module, work)
 

@@ -10,7 +10,11 @@ from dataclasses import dataclass, replace
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.replica import Replica
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.workers import reached
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Channel
+
+# Where coordinates are from that a backup recorded.
+MANIFEST = "the backup's manifest"
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,18 @@ def gtid_mode(gtid: t.Mapping[str, str]) -> str:
 
 def coordinates_of(replica: Replica, channel: Channel) -> Coordinates:
     """From the status of the running server, which takes them from relay-log.info or its table and tells them also when
-    the relay logs are gone."""
+    the relay logs are gone; from the same file when it is down."""
     gtid = gtid_mode(channel.gtid)
-    kind = replica.dialect.repository_kind(replica.variables, "applier")
-    return Coordinates(channel.source_log_file, channel.source_log_pos, gtid, f"the running server ({kind} repository)")
+    position, origin = channel.executed, replica.origin
+    if not gtid and replica.workers:
+        position = reached(channel.executed, replica.workers.get(channel.name, ())).position
+        if position != channel.executed:
+            origin += ", and its workers, which have left no gap"
+    return Coordinates(position[0], position[1], gtid, origin)
 
 
 def from_manifest(
-    coordinates: Coordinates, channel: Channel, recorded: t.Sequence[t.Mapping[str, t.Any]]
+    coordinates: Coordinates, channel: Channel, recorded: t.Sequence[t.Mapping[str, t.Any]], state: str
 ) -> Coordinates:
     for entry in recorded:
         if entry.get("name") == channel.name:
@@ -59,11 +67,13 @@ def from_manifest(
                 log_pos=int(entry.get("source_log_pos") or 0),
                 # RESET leaves MariaDB with Slave_Pos, so what the server says now may be no more than that.
                 gtid=gtid_mode(entry["gtid"]) if entry.get("gtid") else coordinates.gtid,
-                origin="the backup's manifest",
+                origin=MANIFEST,
             )
     raise RefusedError(
         f"The manifest knows no {channel.label()}",
         found=f"channels {sorted(str(entry.get('name')) for entry in recorded)}",
         expected=channel.label(),
-        server_state="running, untouched",
+        server_state=state,
+        next_command="give the manifest of the backup that this server was restored from, or none",
+        rule="manifest",
     )

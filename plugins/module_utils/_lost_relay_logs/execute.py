@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import typing as t
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _fspath as fs
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _replication
@@ -21,20 +22,21 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replicat
 _WAIT_POLL = 0.25
 
 
-def save_files(replica: Replica, target: str) -> tuple[str, ...]:
+def save_files(variables: t.Mapping[str, str], target: str) -> tuple[str, ...]:
     """Copy the files of the repositories to ``target`` (0700): RESET deletes them, and master.info holds the password.
 
     Nothing is copied where the repositories are tables. Returns the copies.
     """
-    directory = replica.variables["datadir"]
-    wanted = [
-        os.path.join(directory, name)
-        for name in fs.names(directory)
-        if name.endswith(".info") and name.startswith(("master", "relay-log", "worker-relay-log", "multi-master"))
+    datadir = variables["datadir"]
+    applier = fs.absolute(variables.get("relay_log_info_file") or "relay-log.info", datadir)
+    stem = os.path.basename(applier).rpartition(".")[0] or os.path.basename(applier)
+    usual = ("master", "relay-log", "worker-relay-log", "multi-master")
+    wanted = [os.path.join(datadir, name) for name in fs.names(datadir) if name.startswith(usual) and ".info" in name]
+    directory = os.path.dirname(applier)
+    wanted += [
+        os.path.join(directory, name) for name in fs.names(directory) if name.startswith((stem, f"worker-{stem}"))
     ]
-    moved = fs.absolute(replica.variables.get("relay_log_info_file") or "relay-log.info", directory)
-    if os.path.dirname(moved) != os.path.normpath(directory) and fs.is_file(moved):
-        wanted.append(moved)
+    wanted = [path for path in dict.fromkeys(map(os.path.normpath, wanted)) if fs.is_file(path) and ".info" in path]
     if not wanted:
         return ()
     os.makedirs(target, mode=0o700, exist_ok=False)
@@ -75,6 +77,13 @@ def execute(session: Session, replica: Replica, healing: Healing, *, wait: float
     return _wait_until_it_replicates(session, replica.dialect, healing, wait)
 
 
+def start_channel(session: Session, dialect: Dialect, healing: Healing, *, wait: float = 60.0) -> Channel:
+    """Start the threads of a channel whose relay logs are well, and wait until it replicates."""
+    for thread in ("applier", "io"):
+        session.execute(*dialect.start_thread(healing.channel, thread))
+    return _wait_until_it_replicates(session, dialect, healing, wait)
+
+
 def _wait_until_it_replicates(session: Session, dialect: Dialect, healing: Healing, wait: float) -> Channel:
     deadline = time.monotonic() + wait
     while True:
@@ -96,8 +105,8 @@ def _wait_until_it_replicates(session: Session, dialect: Dialect, healing: Heali
                 or f"receiver {channel.io} ('{channel.io_state}'), applier {channel.applier}; {channel.io_error}",
                 expected=f"replication from {healing.coordinates.text()}",
                 server_state="running, its coordinates set",
-                next_command="look at SHOW REPLICA STATUS; the coordinates stay valid: "
-                + render(healing.statements[3]),
+                next_command=f"look at {dialect.show_channels}; the coordinates stay valid"
+                + (f": {render(healing.statements[3])}" if healing.statements else ""),
                 coordinates=healing.coordinates.text(),
             )
         time.sleep(_WAIT_POLL)

@@ -9,9 +9,13 @@ import typing as t
 from dataclasses import dataclass, replace
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Statement
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.coordinates import Coordinates
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.coordinates import (
+    MANIFEST,
+    Coordinates,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.replica import Replica
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.source import SourceView
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.workers import reached
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Channel
 
 
@@ -59,9 +63,15 @@ def _literal(value: t.Any) -> str:
 
 
 def plan(
-    replica: Replica, channel: Channel, coordinates: Coordinates, source: SourceView, *, force: bool = False
+    replica: Replica,
+    channel: Channel,
+    coordinates: Coordinates,
+    source: SourceView,
+    *,
+    force: bool = False,
+    trust: bool = False,
 ) -> Healing:
-    """What to do for one channel; pure."""
+    """What to do for one channel; pure. ``trust`` takes coordinates that are in doubt."""
     trouble = replica.relay_logs.get(channel.name, "")
     error = channel.applier_error
     failed = error if error and int(error.split()[0]) in replica.dialect.relay_log_gone_errors else ""
@@ -72,7 +82,7 @@ def plan(
     base = Healing(channel.name, needed, why, coordinates, source)
     if not needed:
         return base
-    refused, alternatives = _refusal(replica, channel, coordinates, source)
+    refused, alternatives = _refusal(replica, channel, coordinates, source, trust)
     if refused:
         return replace(base, refused=refused, alternatives=alternatives)
     dialect = replica.dialect
@@ -94,33 +104,53 @@ def plan(
     )
 
 
+_ANEW = "restore a newer backup of a replica of this source, or make it anew from the source"
+_TRUST = "if you know that they are right: replica_reposition_trust_coordinates=true"
+
+
 def _refusal(
-    replica: Replica, channel: Channel, coordinates: Coordinates, source: SourceView
+    replica: Replica, channel: Channel, coordinates: Coordinates, source: SourceView, trust: bool
 ) -> tuple[str, tuple[str, ...]]:
-    anew = "restore a newer backup of a replica of this source, or make it anew from the source"
+    doubt = replica.doubt.get(channel.name, "")
     if not coordinates.gtid and not coordinates.log_file:
-        return "nothing was ever executed on this channel, so there is no place to go on from", (
+        return doubt or "nothing was ever executed on this channel, so there is no place to go on from", (
             "configure it with the coordinates that belong to its data",
+            "after a restore, replica_reposition_manifest has them",
         )
     if source.has is False:
         return f"the source cannot continue it: {source.reason}", (
-            anew,
+            _ANEW,
             "if the source's binary logs were archived (mysqlbinlog), apply those first",
         )
     if coordinates.gtid:
         return "", ()
-    if replica.workers_ahead is None:
+    if coordinates.origin == MANIFEST:
+        return ("", ()) if trust else _other_place(channel, coordinates)
+    if doubt and not trust:
+        return doubt, (_ANEW, _TRUST)
+    if replica.workers is None:
         return (
             "whether its parallel applier left gaps could not be seen (mysql.slave_worker_info or the worker files)",
             ("GRANT SELECT ON mysql.slave_worker_info to the account, or run with become",),
         )
-    ahead = replica.workers_ahead.get(channel.name, ())
-    if ahead:
+    gap = reached(channel.executed, replica.workers.get(channel.name, ())).gap
+    if gap:
         return (
-            f"its parallel applier was interrupted: {', '.join(ahead)} beyond {coordinates.text()}; reading again from"
-            " there would apply transactions twice"
+            f"its parallel applier was interrupted: {gap}; reading again from {coordinates.text()} would apply"
+            " transactions twice"
         ), (
             "if the relay logs can be brought back: START REPLICA UNTIL SQL_AFTER_MTS_GAPS, then this again",
-            anew,
+            _ANEW,
         )
     return "", ()
+
+
+def _other_place(channel: Channel, coordinates: Coordinates) -> tuple[str, tuple[str, ...]]:
+    """A server that ran on after its restore, or a manifest of another backup."""
+    own, recorded = channel.executed, (coordinates.log_file, coordinates.log_pos)
+    if not own[0] or own == recorded:
+        return "", ()
+    return f"{coordinates.text()} is of the backup's manifest, and the server's own place is {own[0]}:{own[1]}", (
+        "leave out replica_reposition_manifest, to go by the server's own place",
+        _TRUST,
+    )

@@ -7,28 +7,38 @@ from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _connection, _replication
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _fspath as fs
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _status_files as status
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import QueryError, Session
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._channel_names import channel_file
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Session
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Channel, position_key
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs import workers
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.workers import Workers
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Channel
 
 
 @dataclass(frozen=True)
 class Replica:
-    """What was seen of the replica. ``workers_ahead`` are workers of a parallel applier that are beyond the position of
-    their channel, by channel; None when that could not be seen."""
+    """What was seen of the replica.
+
+    ``gtid_state`` None: only a running server tells. ``workers`` are those of a parallel applier, by channel; None when
+    they could not be seen. ``relay_logs`` says what is wrong with those of a channel, ``doubt`` why its place may not
+    be the one of the data. ``origin`` is where all that was read, ``state`` that of the server, in words.
+    """
 
     dialect: Dialect
     variables: t.Mapping[str, str]
     channels: tuple[Channel, ...]
-    gtid_state: str
-    workers_ahead: t.Mapping[str, tuple[str, ...]] | None
+    gtid_state: str | None
+    workers: Workers | None
     relay_logs: t.Mapping[str, str]
+    origin: str = "the running server"
+    state: str = "running, untouched"
+    doubt: t.Mapping[str, str] = field(default_factory=dict)
 
 
 def look(session: Session) -> Replica:
@@ -53,47 +63,26 @@ def look(session: Session) -> Replica:
         variables=variables,
         channels=channels,
         gtid_state=state.replace("\n", ""),
-        workers_ahead=_workers_ahead(session, dialect, variables, channels),
-        relay_logs={channel.name: _relay_log_trouble(channel, variables) for channel in channels},
+        workers=_read_workers(session, dialect, variables),
+        origin=f"the running server ({dialect.repository_kind(variables, 'applier')} repository)",
+        relay_logs={channel.name: relay_log_trouble(channel, variables) for channel in channels},
     )
 
 
-def _workers_ahead(
-    session: Session, dialect: Dialect, variables: t.Mapping[str, str], channels: t.Sequence[Channel]
-) -> dict[str, tuple[str, ...]] | None:
+def _read_workers(session: Session, dialect: Dialect, variables: t.Mapping[str, str]) -> Workers | None:
     if not dialect.can_leave_applier_gaps:
         return {}
-    executed = {channel.name: channel.executed for channel in channels}
-    found: dict[str, list[str]] = {name: [] for name in executed}
     if dialect.repository_kind(variables, "applier") == "TABLE":
-        try:
-            rows = session.query("SELECT * FROM mysql.slave_worker_info")
-        except QueryError:
-            return None
-        workers = [
-            (str(row.get("Channel_name", "")), int(row["Id"]), str(row["Master_log_name"]), int(row["Master_log_pos"]))
-            for row in rows
-        ]
-    else:
-        workers = []
-        directory, stem = os.path.split(
-            fs.absolute(variables.get("relay_log_info_file") or "relay-log.info", variables["datadir"])
-        )
-        try:
-            for name in fs.names(directory):
-                if name.startswith(f"worker-{stem}."):
-                    info = status.read(status.parse_worker_info, os.path.join(directory, name))
-                    workers.append(("", info.id, info.source_log_file, info.source_log_pos))
-        except OSError:
-            return None
-    for channel, number, log_file, log_pos in workers:
-        if channel in executed and log_file and position_key((log_file, log_pos)) > position_key(executed[channel]):
-            found[channel].append(f"worker {number} at {log_file}:{log_pos}")
-    return {name: tuple(ahead) for name, ahead in found.items()}
+        return workers.from_table(session)
+    # With files there is only the default channel (manual, "Replication Channels").
+    found = workers.from_files(
+        fs.absolute(variables.get("relay_log_info_file") or "relay-log.info", variables["datadir"])
+    )
+    return None if found is None else {"": found}
 
 
-def _relay_log_trouble(channel: Channel, variables: t.Mapping[str, str]) -> str:
-    """What is wrong with the relay log that the applier stands in, "" when it is there and long enough."""
+def relay_log_trouble(channel: Channel, variables: t.Mapping[str, str]) -> str:
+    """What is wrong with the relay log that the applier stands in, "" when it is listed, there, and long enough."""
     if not channel.relay_log_file:
         return "" if not channel.source_log_file else "the server names no relay log"
     base = variables.get("relay_log_basename") or variables.get("relay_log") or ""
@@ -104,4 +93,25 @@ def _relay_log_trouble(channel: Channel, variables: t.Mapping[str, str]) -> str:
         return f"{path} is not there"
     if info.st_size < channel.relay_log_pos:
         return f"{path} has {info.st_size} bytes, and the applier stands at {channel.relay_log_pos}"
-    return ""
+    return "" if channel.applier_started else _index_trouble(channel, path, variables)
+
+
+def _index_trouble(channel: Channel, relay_log: str, variables: t.Mapping[str, str]) -> str:
+    """The server looks a relay log up in its index, whose name changes with that of the host or the pid file."""
+    base = variables.get("relay_log_basename") or variables.get("relay_log") or ""
+    if not base:
+        stem = os.path.basename(variables.get("pid_file") or "").rpartition(".")[0]
+        if not stem:
+            return ""
+        base = f"{stem}-relay-bin"
+    index = variables.get("relay_log_index") or f"{base}.index"
+    path = channel_file(fs.absolute(index, variables["datadir"]), channel.name)
+    try:
+        listed = status.read(status.parse_log_index, path)
+    except FileNotFoundError:
+        return f"{path}, which lists the relay logs, is not there"
+    except OSError:
+        return ""
+    if os.path.basename(relay_log) in map(os.path.basename, listed):
+        return ""
+    return f"{path} does not list {os.path.basename(relay_log)}"

@@ -23,11 +23,12 @@ _NO_EVENT_THERE = 1220
 
 @dataclass(frozen=True)
 class SourceView:
-    """What the source says. ``has`` None: not asked. ``reason`` in words; ``keeps``: for how long."""
+    """What the source says. ``has`` None: not known, as when it was not ``asked``. ``keeps``: for how long."""
 
     has: bool | None
     reason: str
     keeps: Forecast | None = None
+    asked: bool = True
 
 
 def ask_source(session: Session, replica: Replica, channel: Channel, coordinates: Coordinates) -> SourceView:
@@ -39,12 +40,15 @@ def ask_source(session: Session, replica: Replica, channel: Channel, coordinates
     logs = [(str(row["Log_name"]), int(row["File_size"])) for row in session.query("SHOW BINARY LOGS")]
     if not logs:
         return SourceView(False, "the source has no binary logs")
-    view = {
+    how = {
         "": _by_position,
         "auto_position": _by_auto_position,
         "slave_pos": _by_mariadb_gtid,
         "current_pos": _by_mariadb_gtid,
-    }[coordinates.gtid](session, replica, coordinates, logs)
+    }[coordinates.gtid]
+    if coordinates.gtid and replica.gtid_state is None:
+        how = _before_the_start
+    view = how(session, replica, coordinates, logs)
     identity = _connection.identify(session)
     dialect = Dialect(identity.family, identity.version)
     return replace(view, keeps=forecast.ask(session, dialect, variables, logs, coordinates.log_file))
@@ -79,6 +83,14 @@ def _by_position(
                 raise
             return SourceView(False, f"no event begins at {where}: it is another server with logs of the same names")
     return SourceView(True, f"it has {where} and what follows ({sum(s for _n, s in logs)} bytes in {len(logs)} logs)")
+
+
+def _before_the_start(
+    session: Session, replica: Replica, coordinates: Coordinates, logs: t.Sequence[tuple[str, int]]
+) -> SourceView:
+    """By GTID, and the server is down: its GTIDs are in a table. File and position tell most of it."""
+    said = _by_position(session, replica, coordinates, logs).reason if coordinates.log_file else "it has binary logs"
+    return SourceView(None, f"{said}; whether it has what is needed by GTID shows once this server runs")
 
 
 def _by_auto_position(

@@ -13,10 +13,12 @@ import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs import (
+    coordinates,
     execute,
     forecast,
     plan,
     source,
+    workers,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs import replica as replicas
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.coordinates import Coordinates
@@ -50,10 +52,15 @@ def replica(dialect: Dialect = MYSQL84, **changes: t.Any) -> replicas.Replica:
         "variables": {},
         "channels": (CHANNEL,),
         "gtid_state": "",
-        "workers_ahead": {},
+        "workers": {},
         "relay_logs": {"x'y": "relay.000007 is not there"},
     }
     return replicas.Replica(**{**values, **changes})
+
+
+def worker(number: int, pos: int, *, last: int, executed: t.Iterable[int], since: int = 1416) -> workers.Worker:
+    groups = sum(1 << bit for bit in executed).to_bytes(8, "little")
+    return workers.Worker(number, ("binlog.000042", pos), ("binlog.000042", since), last, groups)
 
 
 STATEMENTS = {
@@ -121,14 +128,50 @@ def test_what_is_refused() -> None:
     assert "nothing was ever executed" in plan.plan(replica(), CHANNEL, never_ran, HAS).refused
     purged = plan.plan(replica(), CHANNEL, HERE, SourceView(False, "it no longer has binlog.000042"))
     assert "no longer has" in purged.refused and purged.alternatives and not purged.statements
-    gaps = plan.plan(replica(workers_ahead={"x'y": ("worker 2 at binlog.000042:1900",)}), CHANNEL, HERE, HAS)
+    ahead = {"x'y": [worker(2, 1900, last=1, executed=[1])]}
+    gaps = plan.plan(replica(workers=ahead), CHANNEL, HERE, HAS)
     assert "would apply transactions twice" in gaps.refused
     assert any("UNTIL SQL_AFTER_MTS_GAPS" in alternative for alternative in gaps.alternatives)
-    unseen = plan.plan(replica(workers_ahead=None), CHANNEL, HERE, HAS)
+    unseen = plan.plan(replica(workers=None), CHANNEL, HERE, HAS)
     assert "could not be seen" in unseen.refused
     # By GTID the gaps are fetched again, and only they.
     by_gtid = replace(HERE, gtid="auto_position")
-    assert not plan.plan(replica(workers_ahead=None), CHANNEL, by_gtid, HAS).refused
+    assert not plan.plan(replica(workers=None), CHANNEL, by_gtid, HAS).refused
+
+
+def test_workers_that_are_ahead_without_a_gap_say_where_it_stands() -> None:
+    """Worker 1 did the first and the third transaction since the checkpoint, worker 2 the second."""
+    whole = [worker(1, 1900, last=2, executed=[0, 2]), worker(2, 1700, last=1, executed=[1])]
+    seen = replica(workers={"x'y": whole})
+    place = coordinates.coordinates_of(seen, CHANNEL)
+    assert (place.log_file, place.log_pos) == ("binlog.000042", 1900) and "workers" in place.origin
+    assert not plan.plan(seen, CHANNEL, place, HAS).refused
+    gap = workers.reached(CHANNEL.executed, [whole[0]])
+    assert gap.position == CHANNEL.executed and "1 of the 3 transactions up to there are missing" in gap.gap
+    other = workers.reached(CHANNEL.executed, [worker(1, 1900, last=0, executed=[0], since=1200)])
+    assert "another checkpoint" in other.gap
+    # What was executed before the channel's own position says nothing, nor does a worker that never worked.
+    idle = workers.Worker(3, ("", 0), ("", 0), 0, bytes(8))
+    assert workers.reached(CHANNEL.executed, [worker(1, 1416, last=9, executed=[9]), idle]) == workers.Reached(
+        CHANNEL.executed
+    )
+
+
+def test_coordinates_in_doubt() -> None:
+    doubtful = replica(doubt={"x'y": "the server was not stopped cleanly"})
+    refused = plan.plan(doubtful, CHANNEL, HERE, HAS)
+    assert refused.refused == "the server was not stopped cleanly"
+    assert any("replica_reposition_trust_coordinates" in other for other in refused.alternatives)
+    assert not plan.plan(doubtful, CHANNEL, HERE, HAS, trust=True).refused
+    # By GTID the place is in the data themselves.
+    assert not plan.plan(doubtful, CHANNEL, replace(HERE, gtid="auto_position"), HAS).refused
+    recorded = replace(HERE, origin=coordinates.MANIFEST)
+    assert not plan.plan(replica(), CHANNEL, recorded, HAS).refused
+    behind = plan.plan(replica(), CHANNEL, replace(recorded, log_pos=1300), HAS)
+    assert "the server's own place is binlog.000042:1416" in behind.refused
+    assert not plan.plan(replica(), CHANNEL, replace(recorded, log_pos=1300), HAS, trust=True).refused
+    forgotten = replace(CHANNEL, source_log_file="", source_log_pos=0)
+    assert not plan.plan(replica(), forgotten, recorded, HAS).refused
 
 
 def test_when_it_is_needed() -> None:
@@ -146,15 +189,25 @@ def test_when_it_is_needed() -> None:
 
 
 def test_the_relay_log_on_disk(tmp_path: Path) -> None:
-    variables = {"datadir": f"{tmp_path}/", "relay_log_basename": "logs/relay"}
-    trouble = replicas._relay_log_trouble
+    variables = {"datadir": f"{tmp_path}/", "relay_log_basename": "logs/relay", "pid_file": "/run/db.pid"}
+    trouble = replicas.relay_log_trouble
     assert trouble(CHANNEL, variables).endswith("logs/relay.000007 is not there")
     (tmp_path / "logs").mkdir()
     log = tmp_path / "logs" / "relay.000007"
     log.write_bytes(b"x" * 899)
     assert "899 bytes, and the applier stands at 900" in trouble(CHANNEL, variables)
     log.write_bytes(b"x" * 900)
+    index = tmp_path / "logs" / "relay-x@0027y.index"
+    assert trouble(CHANNEL, variables) == f"{index}, which lists the relay logs, is not there"
+    index.write_text("./relay.000008\n")
+    assert trouble(CHANNEL, variables) == f"{index} does not list relay.000007"
+    assert trouble(replace(CHANNEL, applier="Yes"), variables) == ""
+    index.write_text("logs/relay.000007\nlogs/relay.000008\n")
     assert trouble(CHANNEL, variables) == ""
+    # As MariaDB and MySQL 5.6 name it by themselves.
+    assert trouble(CHANNEL, {"datadir": f"{tmp_path}/logs", "pid_file": "/run/db.pid"}).startswith(
+        f"{tmp_path}/logs/db-relay-bin-x@0027y.index, which"
+    )
     assert trouble(CHANNEL, {"datadir": f"{tmp_path}/logs/"}) == ""
     assert trouble(replace(CHANNEL, relay_log_file=f"{log}"), {"datadir": "/"}) == ""
     assert trouble(replace(CHANNEL, relay_log_file=""), variables) == "the server names no relay log"
@@ -226,7 +279,7 @@ def test_files_of_the_repositories_are_saved(tmp_path: Path) -> None:
         (data / name).write_text(name)
     (moved / "rli.info").write_text("here")
     seen = replica(variables={"datadir": f"{data}/", "relay_log_info_file": f"{moved}/rli.info"})
-    saved = execute.save_files(seen, str(tmp_path / "saved"))
+    saved = execute.save_files(seen.variables, str(tmp_path / "saved"))
     assert sorted(Path(path).name for path in saved) == [
         "master.info", "multi-master.info", "relay-log-a.info", "rli.info"
     ]  # fmt: skip
@@ -234,5 +287,5 @@ def test_files_of_the_repositories_are_saved(tmp_path: Path) -> None:
     assert oct((tmp_path / "saved").stat().st_mode)[-3:] == "700"
     for path in data.glob("*.info"):
         path.unlink()
-    assert execute.save_files(replica(variables={"datadir": f"{data}/"}), str(tmp_path / "none")) == ()
+    assert execute.save_files({"datadir": f"{data}/"}, str(tmp_path / "none")) == ()
     assert not (tmp_path / "none").exists()

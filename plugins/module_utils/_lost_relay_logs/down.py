@@ -1,0 +1,179 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A replica that is down and lost its relay logs: say from its files what heals it, or start it without replication.
+
+A server of MariaDB with named connections does not come up at all without their relay logs (seen on 10.11: "Failed to
+initialize multi master structures"); with relay_log_recovery it throws them away and goes on from what was executed.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import replace
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _connection
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Session
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs import on_disk
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.execute import (
+    save_files,
+    start_channel,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.on_disk import Down
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.plan import Healing
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.quiet_start import QuietStart
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.replica import Replica, look
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.request import IfDown, Request
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.running import (
+    carry_out,
+    plan_channels,
+    refuse_unasked,
+)
+
+_SKIP_START = ("skip_slave_start", "skip_replica_start")
+
+
+def reposition_down(request: Request, wanted: IfDown, unanswered: str, *, apply: bool) -> dict[str, t.Any]:
+    """As ``reposition``. Without ``apply``, and when a channel is refused, the server is down again in the end."""
+    down = on_disk.look(wanted.hints, unanswered)
+    replica = down.replica
+    if replica is None and request.manifest_channels is not None:
+        replica = on_disk.of_manifest(down, request.manifest_channels)
+    result: dict[str, t.Any] = {"changed": False, "server": "down", "channels": []}
+    first: list[Healing] = []
+    if replica is not None:
+        first = plan_channels(replica, request)
+        result["channels"] = [healing.to_dict() for healing in first]
+        if not any(healing.needed for healing in first):
+            return result
+        result["changed"] = True
+        result["start_options"] = _options(down, first)
+        if not apply:
+            return result
+        refuse_unasked(replica, first)
+    elif not (wanted.start or apply):
+        raise RefusedError(
+            "The server is down, and where its channels stand is not on disk",
+            found=down.why,
+            expected="files, a server that may be started without replication, or the manifest of its backup",
+            server_state="not running, untouched",
+            next_command="run it with replica_reposition_start=true: the server is started without replication, asked,"
+            " and stopped again",
+            rule="repositories",
+        )
+    return _started(request, wanted, down, replica, first, result, apply=apply)
+
+
+def _options(down: Down, plans: t.Sequence[Healing]) -> list[str]:
+    """What the one start adds to the server's command line."""
+    dialect = down.dialect
+    unstartable = dialect.family == "mariadb" and any(plan.channel and plan.needed for plan in plans)
+    return [dialect.skip_start_option, *([dialect.relay_log_recovery_option] if unstartable else [])]
+
+
+def _started(
+    request: Request,
+    wanted: IfDown,
+    down: Down,
+    before: Replica | None,
+    first: t.Sequence[Healing],
+    result: dict[str, t.Any],
+    *,
+    apply: bool,
+) -> dict[str, t.Any]:
+    server = QuietStart(down.offline, down.dialect, request.login, wanted)
+    options = _options(down, first)
+    recovers = len(options) > 1
+    saved: list[str] = []
+    if recovers:
+        saved = list(save_files(before.variables, request.save_to)) if before and request.save_to else []
+    warnings = server.up(options)
+    touched = False
+    try:
+        with _connection.connect(request.login, read_timeout=60) as session:
+            replica = look(session)
+            if before is not None and request.manifest_channels is None:
+                _refuse_another_place(before, replica)
+            # What recovery has healed has new relay logs, and needs no more than its threads.
+            plans = plan_channels(replace(replica, state="running without replication"), request)
+            result["channels"] = [healing.to_dict() for healing in plans]
+            healed = {healing.channel for healing in first if healing.needed} if recovers else set()
+            _refuse_gone([healing for healing in plans if healing.channel in healed])
+            work = any(healing.needed for healing in plans) or bool(healed)
+            result["changed"] = result["changed"] or work
+            if apply and work:
+                refuse_unasked(replica, plans)
+                touched = True
+                done = carry_out(session, replica, plans, replace(request, save_to="") if saved else request)
+                result["saved"] = saved + done["saved"]
+                result["replicating"] = done["replicating"] + _start_the_others(session, down, replica, plans, healed)
+    except ReplicaBackupError as error:
+        if touched:
+            raise
+        server.down()
+        error.server_state = "not running, as before" + (
+            "; its relay logs were begun anew at the same place" if recovers else ""
+        )
+        raise
+    except BaseException:
+        if not touched:
+            server.down()
+        raise
+    if touched:
+        result["server"] = "started"
+    else:
+        server.down()
+    result["warnings"] = warnings
+    return result
+
+
+def _refuse_another_place(before: Replica, replica: Replica) -> None:
+    """The server must read out of its files what was read here."""
+    stood = {channel.name: channel for channel in before.channels}
+    for channel in replica.channels:
+        was = stood.pop(channel.name, None)
+        if was is None or (was.positioning == "file" and was.executed != channel.executed):
+            raise RefusedError(
+                f"{channel.label()} stands elsewhere than its files said",
+                found=f"{channel.source_log_file}:{channel.source_log_pos}",
+                expected="no such channel" if was is None else f"{was.source_log_file}:{was.source_log_pos}",
+                next_command="find out who has written to its files, then run this again",
+                rule="place",
+            )
+    if stood:
+        raise RefusedError(
+            "The server does not know every channel that its files name",
+            found=f"channels {sorted(channel.name for channel in replica.channels)}",
+            expected=f"also {sorted(stood)}",
+            next_command="read the error log of this start",
+            rule="place",
+        )
+
+
+def _refuse_gone(plans: t.Sequence[Healing]) -> None:
+    """Of channels by GTID the source could not be asked before the server ran."""
+    for healing in plans:
+        if healing.source.has is False:
+            raise RefusedError(
+                f"The source cannot continue the channel '{healing.channel}': {healing.source.reason}",
+                found=healing.coordinates.text(),
+                expected="a source that has everything after it",
+                next_command="restore a newer backup of a replica of this source, or make it anew from the source",
+                rule="reposition",
+                channels=[one.to_dict() for one in plans],
+            )
+
+
+def _start_the_others(
+    session: Session, down: Down, replica: Replica, plans: t.Sequence[Healing], healed: set[str]
+) -> list[dict[str, t.Any]]:
+    """The threads of what recovery has healed, and those that a usual start would have started."""
+    given = down.offline.facts.options
+    stay = any(given.get(name, "OFF").upper() not in ("OFF", "0", "FALSE", "NO") for name in _SKIP_START)
+    statements_ran = {healing.channel for healing in plans if healing.needed}
+    return [
+        start_channel(session, replica.dialect, healing).to_dict()
+        for healing in plans
+        if healing.channel not in statements_ran and (healing.channel in healed or not stay)
+    ]
