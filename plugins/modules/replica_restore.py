@@ -27,8 +27,8 @@ options:
   src:
     description:
       - Which set. A path of its directory, with its C(manifest.json); on the controller, unless O(remote_src) is set.
-      - V(latest) is the newest complete set of O(host), V(HOST/latest) that of another one, V(HOST/ID) a certain one, all
-        of them below O(sets_dir).
+      - V(latest) is the newest complete set of O(host), V(HOST/latest) that of another one, V(HOST/ID) a certain one,
+        all of them below O(sets_dir).
       - V(REMOTE:PATH/HOST/ID) names an object store or anything else that C(rclone) on the replica can read.
     type: str
     required: true
