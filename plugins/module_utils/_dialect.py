@@ -284,6 +284,17 @@ class Dialect:
         """Without so many connected replicas nothing is purged by itself (MariaDB 11.4, 1 by default)."""
         return int(variables.get("slave_connections_needed_for_purge") or 0)
 
+    @property
+    def keeps_paths_in_dictionary(self) -> bool:
+        """Where tablespaces lie is in the data dictionary; one that was moved is looked for in innodb_directories
+        (8.0 manual, "Moving Tablespace Files While the Server is Offline"). Others follow .isl files."""
+        return not self._mariadb and self.version >= (8, 0, 0)
+
+    @property
+    def fixes_number_of_undo_tablespaces(self) -> bool:
+        """innodb_undo_tablespaces is settled when the data directory is made (5.6 and 5.7 manual)."""
+        return not self._mariadb and self.version < (8, 0, 0)
+
     def opens_files_of(self, other: tuple[int, int, int]) -> str:
         """How a server of this version takes data files that one of ``other`` of the same family closed cleanly.
 
@@ -299,7 +310,7 @@ class Dialect:
             return "older"
         if self._mariadb:
             return "upgrade"
-        steps = ((5, 6), (5, 7), (8, 0), (8, 4))
+        steps = ((5, 6), (5, 7), (8, 0), (8, 4), (9, 0))
         reach = [sum(step <= version for step in steps) for version in (mine, theirs)]
         return "upgrade" if reach[0] - reach[1] <= 1 else "too_far"
 

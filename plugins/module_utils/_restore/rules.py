@@ -120,18 +120,17 @@ def _files(path: str) -> list[str]:
 
 
 def _undo(subject: Subject) -> Verdict:
-    """Undo tablespaces of these servers are made with the data directory and counted at every start (5.6 manual)."""
     name = "innodb_undo_tablespaces"
     found, expected = subject.facts.get(name) or "0", subject.origin.get(name) or "0"
-    fixed = subject.origin.dialect.family == "mysql" and subject.origin.dialect.version < (8, 0, 0)
+    fixed = subject.origin.dialect.fixes_number_of_undo_tablespaces
     return Verdict(name, not fixed or found == expected, f"{name} differs", f"{name} = {found}", f"{name} = {expected}")
 
 
 def _innodb_directories(subject: Subject) -> Verdict:
-    """A tablespace that was moved is found only where the server looks for it (8.0 manual, "Moving Tablespace Files
-    While the Server is Offline"); older servers and MariaDB follow the .isl files, which the restore rewrites."""
+    """A tablespace that was moved is found only where the server looks for it, unless it follows the .isl files, which
+    the restore rewrites."""
     name = "innodb_directories"
-    if subject.origin.dialect.family != "mysql" or subject.origin.dialect.version < (8, 0, 0):
+    if not subject.origin.dialect.keeps_paths_in_dictionary:
         return Verdict(name, True)
     known = [subject.facts.path(part) for part in subject.facts.get(name).split(";") if part]
     known += [subject.facts.datadir, subject.facts.directory("innodb_data_home_dir", "innodb_undo_directory")]
@@ -148,8 +147,6 @@ def _innodb_directories(subject: Subject) -> Verdict:
 
 def _gtid(subject: Subject) -> Verdict:
     """A channel that finds its place by GTID needs gtid_mode (manual, "GTID Auto-Positioning")."""
-    if subject.origin.dialect.family != "mysql":
-        return Verdict("gtid_mode", True)
     found, expected = subject.facts.get("gtid_mode") or "OFF", subject.origin.get("gtid_mode") or "OFF"
     needs = any(str((channel.get("gtid") or {}).get("auto_position", "0")) == "1" for channel in subject.channels)
     on = found.upper().startswith("ON")
