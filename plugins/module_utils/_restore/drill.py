@@ -277,7 +277,8 @@ def _in_scratch(
         if request.attach is not None and not seen.problems:
             _attach(request, request.attach, binary, mapping, scratch, seen)
     finally:
-        server.stop(request.stop_timeout)
+        # Only after an error is there anything left to stop; its data go with it.
+        server.stop(0)
 
 
 def scratch_mapping(origin: Origin, directory: str) -> Mapping:
@@ -446,8 +447,9 @@ def _attach(request: Request, attach: Attach, binary: Binary, mapping: Mapping, 
         with seen.clock.step("attach"):
             server.start(request.start_timeout)
             caught_up = attaching.catch_up(server, attach)
+            server.stop(request.stop_timeout)
         seen.facts["attached"] = {"server_id": attach.server_id, "catch_up_seconds": round(caught_up, 3)}
     except ReplicaBackupError as error:
         seen.problems.append(Problem("attach", f"server_id {attach.server_id}", str(error)))
     finally:
-        server.stop(request.stop_timeout)
+        server.stop(0)
