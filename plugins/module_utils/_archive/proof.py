@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import typing as t
+from concurrent.futures import ThreadPoolExecutor
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import Part
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.reader import Member, Reader
@@ -14,6 +15,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 
 _ZERO = memoryview(bytes(1024 * 1024))
+# Bytes from which hashing beside the write saves more than handing over costs.
+_WORTH_A_THREAD = 128 * 1024
 
 
 class Lander(t.Protocol):
@@ -48,6 +51,26 @@ def prove(
     mode and time are not compared. With a ``lander`` the members are laid down on the way: whoever gave it removes
     them again when this raises :class:`ReplicaBackupError`, which names the first difference.
     """
+    helper = None if lander is None else ThreadPoolExecutor(1)
+    try:
+        count = _prove(reader, records, tick, attributes, lander, helper)
+    finally:
+        if helper is not None:
+            helper.shutdown()
+    seen = reader.finish()
+    if part is not None and seen != part:
+        raise mismatch(part.name, "size or SHA-256 of the part", _say(seen), _say(part))
+    return count
+
+
+def _prove(
+    reader: Reader,
+    records: t.Iterable[FileRecord],
+    tick: t.Callable[[], None],
+    attributes: bool,
+    lander: Lander | None,
+    helper: ThreadPoolExecutor | None,
+) -> int:
     count = 0
     expected = iter(records)
     for member in reader:
@@ -61,7 +84,7 @@ def prove(
         if has_data:
             if target is not None:
                 target.begin(record)
-            digest = _hash(reader, member.size, tick, target)
+            digest = _hash(reader, member.size, tick, target, helper)
             if digest != record.sha256:
                 raise mismatch(member.name, "SHA-256", digest, record.sha256)
             if target is not None:
@@ -72,9 +95,6 @@ def prove(
     missing = next(expected, None)
     if missing is not None:
         raise mismatch(missing.name, "a member is missing", "the end of the archive", missing.name)
-    seen = reader.finish()
-    if part is not None and seen != part:
-        raise mismatch(part.name, "size or SHA-256 of the part", _say(seen), _say(part))
     return count
 
 
@@ -106,14 +126,25 @@ def _compare(member: Member, record: FileRecord, attributes: bool) -> None:
             raise mismatch(record.name, what, found, expected)
 
 
-def _hash(reader: Reader, size: int, tick: t.Callable[[], None], lander: Lander | None) -> str:
+def _hash(
+    reader: Reader, size: int, tick: t.Callable[[], None], lander: Lander | None, helper: ThreadPoolExecutor | None
+) -> str:
     digest = hashlib.sha256()
     position = 0
     for offset, view in reader.data():
         _zeros(digest, offset - position)
-        if lander is not None:
+        if lander is None:
+            digest.update(view)
+        elif helper is None or len(view) < _WORTH_A_THREAD:
             lander.write(offset, view)
-        digest.update(view)
+            digest.update(view)
+        else:
+            # Both let go of the interpreter's lock; the view is good until the next one is taken.
+            hashed = helper.submit(digest.update, view)
+            try:
+                lander.write(offset, view)
+            finally:
+                hashed.result()
         position = offset + len(view)
         tick()
     _zeros(digest, size - position)
