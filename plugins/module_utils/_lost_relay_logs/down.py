@@ -9,10 +9,12 @@ initialize multi master structures"); with relay_log_recovery it throws them awa
 
 from __future__ import annotations
 
+import os
 import typing as t
 from dataclasses import replace
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _connection
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _fspath as fs
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Session
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs import on_disk
@@ -23,7 +25,12 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_rel
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.on_disk import Down
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.plan import Healing
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.quiet_start import QuietStart
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.replica import Replica, look
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.replica import (
+    Replica,
+    look,
+    relay_log_index,
+    relay_logs_there,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.request import IfDown, Request
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.running import (
     carry_out,
@@ -52,6 +59,15 @@ def reposition_down(request: Request, wanted: IfDown, unanswered: str, *, apply:
         if not apply:
             return result
         refuse_unasked(replica, first)
+    elif apply and request.source_login is None:
+        raise RefusedError(
+            "The source could not be asked whether it still has what is needed",
+            found="no login for it",
+            expected="source_login_user and source_login_password",
+            server_state="not running, untouched",
+            next_command="set replica_reposition_source_login_user and replica_reposition_source_login_password",
+            rule="source",
+        )
     elif not (wanted.start or apply):
         raise RefusedError(
             "The server is down, and where its channels stand is not on disk",
@@ -88,11 +104,15 @@ def _started(
     saved: list[str] = []
     if recovers:
         saved = list(save_files(before.variables, request.save_to)) if before and request.save_to else []
+    there = relay_logs_there(down.offline.facts.variables, down.offline.facts.datadir)
     warnings = server.up(options)
     touched = False
     try:
         with _connection.connect(request.login, read_timeout=60) as session:
             replica = look(session)
+            if not recovers:
+                # The server has begun a new first log in the place of a lost one, and would leave out what that held.
+                replica = replace(replica, relay_logs=_lost_before(replica, before, there))
             if before is not None and request.manifest_channels is None:
                 _refuse_another_place(before, replica)
             # What recovery has healed has new relay logs, and needs no more than its threads.
@@ -112,6 +132,8 @@ def _started(
         if touched:
             raise
         server.down()
+        if not recovers:
+            _remove_begun(down, there)
         error.server_state = "not running, as before" + (
             "; its relay logs were begun anew at the same place" if recovers else ""
         )
@@ -124,8 +146,36 @@ def _started(
         result["server"] = "started"
     else:
         server.down()
+        _remove_begun(down, there)
     result["warnings"] = warnings
     return result
+
+
+def _lost_before(replica: Replica, before: Replica | None, there: t.Mapping[str, int]) -> dict[str, str]:
+    lost = dict(replica.relay_logs)
+    lost.update({name: trouble for name, trouble in (before.relay_logs if before else {}).items() if trouble})
+    for channel in replica.channels:
+        name = os.path.basename(channel.relay_log_file)
+        if name and not lost.get(channel.name) and there.get(name, -1) < channel.relay_log_pos:
+            lost[channel.name] = f"{name} was not there, or shorter, before this start"
+    return lost
+
+
+def _remove_begun(down: Down, there: t.Mapping[str, int]) -> None:
+    """Remove the first relay logs that the start began in the place of lost ones.
+
+    Left there, a position at the beginning of a lost first log would seem well, and what that held would be left out.
+    """
+    facts = down.offline.facts
+    variables = {**facts.variables, "datadir": facts.datadir}
+    directory = os.path.dirname(relay_log_index("", variables))
+    stems = {name[: -len(".index")] for name in there if name.endswith(".index")}
+    wanted = os.path.basename(relay_log_index("", variables)).rpartition(".")[0]
+    for name in relay_logs_there(variables, facts.datadir) if directory else ():
+        stem, _dot, end = name.rpartition(".")
+        ours = stem == wanted or stem.startswith(f"{wanted}-")
+        if ours and name not in there and stem not in stems and (end == "index" or end.isdigit()):
+            os.unlink(fs.encode(os.path.join(directory, name)))
 
 
 def _refuse_another_place(before: Replica, replica: Replica) -> None:

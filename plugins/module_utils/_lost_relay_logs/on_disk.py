@@ -251,16 +251,21 @@ def _replica(offline: Offline, dialect: Dialect, found: t.Sequence[_Found]) -> R
     for one in found if dialect.can_leave_applier_gaps else ():
         seen = workers.from_files(one.applier_file)
         of_workers = None if seen is None or of_workers is None else {**of_workers, one.name: seen}
+    missing = {
+        one.name: f"{one.applier_file}, which says where it stood, is not there" for one in found if not one.applier
+    }
     return Replica(
         dialect=dialect,
         variables=variables,
         channels=channels,
         gtid_state=None,
         workers=of_workers,
-        relay_logs={channel.name: relay_log_trouble(channel, variables) for channel in channels},
+        relay_logs={
+            channel.name: missing.get(channel.name) or relay_log_trouble(channel, variables) for channel in channels
+        },
         origin="relay-log.info of the server that is down",
         state=_STATE,
-        doubt=_doubt(offline, found),
+        doubt=_doubt(offline, found, missing),
     )
 
 
@@ -293,14 +298,11 @@ def _channel(found: _Found) -> Channel:
     )
 
 
-def _doubt(offline: Offline, found: t.Sequence[_Found]) -> dict[str, str]:
+def _doubt(offline: Offline, found: t.Sequence[_Found], missing: t.Mapping[str, str]) -> dict[str, str]:
     """Why the place in the files may not be that of the data, by channel."""
-    missing = {
-        one.name: f"{one.applier_file}, which says where it stood, is not there" for one in found if not one.applier
-    }
     stop = _offline.clean_marks(offline)
     if stop.clean:
-        return missing
+        return dict(missing)
     why = (
         "the server was not stopped cleanly, and it writes relay-log.info after the transaction that it speaks of, so"
         f" the file may be behind the data ({stop.summary})"

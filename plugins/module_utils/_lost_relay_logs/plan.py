@@ -139,7 +139,9 @@ def _refusal(
             f"its parallel applier was interrupted: {gap}; reading again from {coordinates.text()} would apply"
             " transactions twice"
         ), (
-            "if the relay logs can be brought back: START REPLICA UNTIL SQL_AFTER_MTS_GAPS, then this again",
+            "if the relay logs can be brought back, start the server with them and "
+            f"{replica.dialect.skip_start_option}, {render(replica.dialect.start_until_gaps_filled(channel.name))}"
+            " then this again with replica_reposition_force=true",
             _ANEW,
         )
     return "", ()

@@ -81,6 +81,17 @@ def _read_workers(session: Session, dialect: Dialect, variables: t.Mapping[str, 
     return None if found is None else {"": found}
 
 
+def relay_logs_there(variables: t.Mapping[str, str], datadir: str) -> dict[str, int]:
+    """Size of every file beside the relay logs, by name."""
+    base = variables.get("relay_log_basename") or variables.get("relay_log") or ""
+    directory = os.path.dirname(fs.absolute(base, datadir)) if base else datadir
+    try:
+        found = {name: fs.lstat(os.path.join(directory, name)) for name in fs.names(directory)}
+    except OSError:
+        return {}
+    return {name: info.st_size for name, info in found.items() if info is not None}
+
+
 def relay_log_trouble(channel: Channel, variables: t.Mapping[str, str]) -> str:
     """What is wrong with the relay log that the applier stands in, "" when it is listed, there, and long enough."""
     if not channel.relay_log_file:
@@ -96,16 +107,24 @@ def relay_log_trouble(channel: Channel, variables: t.Mapping[str, str]) -> str:
     return "" if channel.applier_started else _index_trouble(channel, path, variables)
 
 
-def _index_trouble(channel: Channel, relay_log: str, variables: t.Mapping[str, str]) -> str:
-    """The server looks a relay log up in its index, whose name changes with that of the host or the pid file."""
+def relay_log_index(channel: str, variables: t.Mapping[str, str]) -> str:
+    """Path of the list of a channel's relay logs, "" when it cannot be told."""
     base = variables.get("relay_log_basename") or variables.get("relay_log") or ""
     if not base:
+        # MySQL 5.6 and MariaDB (seen on 5.6.24 and 10.11).
         stem = os.path.basename(variables.get("pid_file") or "").rpartition(".")[0]
         if not stem:
             return ""
         base = f"{stem}-relay-bin"
     index = variables.get("relay_log_index") or f"{base}.index"
-    path = channel_file(fs.absolute(index, variables["datadir"]), channel.name)
+    return channel_file(fs.absolute(index, variables["datadir"]), channel)
+
+
+def _index_trouble(channel: Channel, relay_log: str, variables: t.Mapping[str, str]) -> str:
+    """The server looks a relay log up in its index, whose name changes with that of the host or the pid file."""
+    path = relay_log_index(channel.name, variables)
+    if not path:
+        return ""
     try:
         listed = status.read(status.parse_log_index, path)
     except FileNotFoundError:
