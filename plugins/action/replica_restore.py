@@ -35,7 +35,7 @@ _AT_WORK = ("starting", "running")
 _LOOK_FIRST, _LOOK_LAST = 0.5, 10.0
 _ROOM_FIRST, _ROOM_LAST = 0.2, 2.0
 # A worker that was killed leaves its inbox full: after so long without room it is asked for.
-_DOUBT = 30.0
+_DOUBT = 10.0
 
 
 class _FarEndError(Exception):
@@ -185,7 +185,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 self._connection.put_file(path, incoming)
             except AnsibleConnectionFailure:
                 raise
-            except AnsibleError:
+            except (AnsibleError, OSError):
                 # Where there is no inbox any more there is nothing to write to.
                 self._list(directory)
                 raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -26,7 +27,7 @@ import pytest
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job as archive_job
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._installed import Hints
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import job, journal
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import job, journal, roots, switch
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.feed import LocalFeed
 from ansible_collections.mysql_ops.replica_backup.tests.integration.conftest import lab_root
 from ansible_collections.mysql_ops.replica_backup.tests.integration.test_load_data import without_log
@@ -232,7 +233,11 @@ def test_a_mount_point_is_emptied_and_filled_not_renamed(site: Site, host: Calla
 
 
 def _killed_at(number: int, function: str, server: Server, directory: Path) -> bool:
-    """Restore in a process that is killed before the given call; whether it lived that long."""
+    """Restore in a process that is killed before the given call; whether it came that far."""
+    return _killed_before(number, function, lambda: restore(server, directory))
+
+
+def _killed_before(number: int, function: str, work: Callable[[], object]) -> bool:
     child = os.fork()
     if child == 0:
         real, calls = getattr(os, function), 0
@@ -246,7 +251,7 @@ def _killed_at(number: int, function: str, server: Server, directory: Path) -> b
 
         setattr(os, function, counted)
         try:
-            restore(server, directory)
+            work()
         finally:
             os._exit(0)
     status = os.waitpid(child, 0)[1]
@@ -309,6 +314,54 @@ def test_killed_while_laying_down_leaves_the_host_as_it_was(site: Site, host: Ca
     restore(server, site.tar)
     server.start()
     assert site.topology.differences(server) == {}
+
+
+@needs_root
+def test_a_directory_that_cannot_be_renamed_is_moved_name_by_name(tmp_path: Path) -> None:
+    """Overlayfs does not rename directories of a lower layer, as a container's image brings them."""
+    lower = tmp_path / "lower" / "data"
+    (lower / "shop" / "deep").mkdir(parents=True)
+    for name in ("ibdata1", "shop/orders.ibd", "shop/deep/x"):
+        (lower / name).write_text(f"old {name}", encoding="utf-8")
+    lower.chmod(0o750)
+    for number in range(1, 100):
+        with contextlib.ExitStack() as stack:
+            upper, merged = tmp_path / f"upper{number}", tmp_path / f"merged{number}"
+            for path in (upper / "files", upper / "work", merged):
+                path.mkdir(parents=True)
+            layers = f"lowerdir={tmp_path / 'lower'},upperdir={upper / 'files'},workdir={upper / 'work'}"
+            # Without what lets newer kernels rename them nonetheless.
+            options = f"{layers},redirect_dir=off"
+            subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", str(merged)], check=True)
+            stack.callback(subprocess.run, ["umount", str(merged)], check=True)
+            with pytest.raises(OSError, match="cross-device"):
+                os.rename(merged / "data", merged / "aside")
+            root = roots.Root(
+                "r0",
+                str(merged / "data"),
+                roots.RENAME,
+                str(merged / "data.restoring-1"),
+                str(merged / "data.before-1"),
+            )
+            os.mkdir(root.staging)
+            Path(root.staging, "ibdata1").write_text("new", encoding="utf-8")
+            (merged / "state").mkdir(mode=0o700)
+            made = journal.Journal(str(merged / "state"), "1", "s", "same", {}, {}, "switching", work={"roots": []})
+            made.write()
+            killed = _killed_before(number, "rename", functools.partial(switch.switch, made, [root], ()))
+            going = journal.load(str(merged / "state"))
+            assert going is not None
+            switch.switch(going, [root], ())
+            assert [path.name for path in (merged / "data").iterdir()] == ["ibdata1"]
+            (aside,) = going.moved_aside
+            old = Path(aside["before"])
+            assert stat.S_IMODE(old.stat().st_mode) == 0o750
+            assert {str(path.relative_to(old)): path.read_text() for path in old.rglob("*") if path.is_file()} == {
+                name: f"old {name}" for name in ("ibdata1", "shop/orders.ibd", "shop/deep/x")
+            }
+            if not killed:
+                break
+    assert number > 6
 
 
 # -- damaged -----------------------------------------------------------------------------------------------------------

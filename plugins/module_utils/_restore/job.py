@@ -144,7 +144,7 @@ def plan(request: Request, feed: Feed) -> Plan:
 def _running(process: _server.ServerProcess, datadir: str) -> RefusedError:
     return RefusedError(
         f"A server is running on {datadir}",
-        found=f"pid {process.pid}, {process.exe}",
+        found=f"pid {process.pid}, {process.exe or (process.argv or ('?',))[0]}",
         expected="no server there",
         server_state=f"running, pid {process.pid}, untouched",
         next_command="stop it, or set replica_restore_force=true, which stops it when the set is laid down and proven;"

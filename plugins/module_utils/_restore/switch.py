@@ -9,6 +9,7 @@ Every step may be interrupted and is then done again: a name is moved only while
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -121,13 +122,47 @@ def _move_directory_aside(journal: Journal, root: Root) -> None:
         with contextlib.suppress(OSError):
             os.rmdir(fs.encode(root.path))
             return
-    before, number = root.before, 1
-    while os.path.lexists(fs.encode(before)):
+    # An interrupted move goes on to where it was going.
+    before, number = journal.work.get("moving") or root.before, 1
+    while os.path.lexists(fs.encode(before)) and not journal.work.get("moving"):
         # Somebody made the directory anew after an interruption.
         number += 1
         before = f"{root.before}-{number}"
     _note(journal, root.path, before)
-    os.rename(fs.encode(root.path), fs.encode(before))
+    try:
+        os.rename(fs.encode(root.path), fs.encode(before))
+    except OSError as problem:
+        if problem.errno not in (errno.EXDEV, errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        journal.work["moving"] = before
+        journal.write()
+        _move_tree(root.path, before)
+    if journal.work.pop("moving", None):
+        journal.write()
+
+
+def _move_tree(source: str, target: str) -> None:
+    """Move a directory that the file system does not rename: overlayfs, when it comes from a lower layer (kernel
+    documentation, "Overlay Filesystem", renaming directories). Files are renamed; what was moved before stays moved."""
+    status = os.stat(fs.encode(source))
+    if not os.path.isdir(fs.encode(target)):
+        os.mkdir(fs.encode(target), 0o700)
+    for name in fs.names(source):
+        old, new = os.path.join(source, name), os.path.join(target, name)
+        directory = stat.S_ISDIR(os.lstat(fs.encode(old)).st_mode)
+        if directory and os.path.isdir(fs.encode(new)):
+            _move_tree(old, new)
+            continue
+        try:
+            os.rename(fs.encode(old), fs.encode(new))
+        except OSError as problem:
+            if problem.errno != errno.EXDEV or not directory:
+                raise
+            _move_tree(old, new)
+    if os.geteuid() == 0:
+        os.chown(fs.encode(target), status.st_uid, status.st_gid)
+    os.chmod(fs.encode(target), stat.S_IMODE(status.st_mode))
+    os.rmdir(fs.encode(source))
 
 
 def _to_before(journal: Journal, root: Root, relative: str) -> None:
@@ -140,7 +175,13 @@ def _to_before(journal: Journal, root: Root, relative: str) -> None:
     while os.path.lexists(fs.encode(free)):
         number += 1
         free = f"{target}-{number}"
-    os.rename(fs.encode(fs.absolute(relative, root.path)), fs.encode(free))
+    source = fs.absolute(relative, root.path)
+    try:
+        os.rename(fs.encode(source), fs.encode(free))
+    except OSError as problem:
+        if problem.errno != errno.EXDEV:
+            raise
+        _move_tree(source, free)
 
 
 def _note(journal: Journal, path: str, before: str) -> None:
