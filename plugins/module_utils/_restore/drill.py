@@ -429,7 +429,7 @@ def _tables(server: PrivateServer, request: Request, seen: _Seen) -> None:
     except ReplicaBackupError as error:
         seen.problems.append(Problem("table", "(all)", str(error)))
         return
-    if not found.checked:
+    if not found.checked and not found.bad:
         seen.problems.append(Problem("table", "(all)", "the server knows of no table at all"))
     seen.problems += [Problem("table", name, words) for name, words in found.bad]
     seen.warnings += found.warnings

@@ -157,7 +157,8 @@ def option_lines(binary: Binary, mapping: Mapping, directory: str, extra: Extra)
         lines["innodb_directories"] = ";".join(dict.fromkeys([*mapping.moves.values(), target.innodb_undo]))
     if target.binlog_base:
         lines.update(log_bin=target.binlog_base, log_bin_index=target.binlog_index)
-    elif binary.dialect.has_server_uuid and binary.dialect.version >= (8, 0, 0):
+    elif known.get("log_bin"):
+        # This binary writes one unless it is told not to.
         lines["skip_log_bin"] = None
     lines.update(_messages(binary))
     lines.update(extra.settings)
