@@ -174,6 +174,16 @@ def start(journal: Journal, target: Target, login: Login, options: t.Sequence[st
         return done + settle(target, login, limit, log)
 
 
+def is_up(target: Target, login: Login, limit: float) -> bool:
+    """Whether the server runs: waits up to ``limit`` seconds for one that is on its way up, or down."""
+    deadline = time.monotonic() + limit
+    while target.process() is not None:
+        if time.monotonic() >= deadline or _connection.server_answers(replace(login, connect_timeout=2)):
+            return True
+        time.sleep(_POLL)
+    return False
+
+
 def settle(target: Target, login: Login, limit: float, log: Log | None) -> list[str]:
     """Wait until the server answers, then take back what was made for its start."""
     deadline = time.monotonic() + limit

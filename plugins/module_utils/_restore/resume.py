@@ -114,12 +114,13 @@ def _unfinished(state_dir: str) -> Journal:
 
 def _would(record: Journal, request: Request) -> dict[str, t.Any]:
     target = _target(record, request)
-    choices = _choose(record, request, target, _lost_on_disk(record))
+    lost = _lost_on_disk(record)
+    choices = _choose(record, request, target, lost)
     _refuse_impossible(choices, "not touched")
     running = target.process()
     options: tuple[str, ...] = ()
     if running is None:
-        options = first_start.options_for(target, recover_relay_logs=_needs_recovery(record, target, choices))
+        options = first_start.options_for(target, recover_relay_logs=_needs_recovery(record, target, lost))
     return {
         "changed": True,
         "restore_id": record.restore_id,
@@ -187,11 +188,13 @@ def _lost_on_disk(record: Journal) -> dict[str, str]:
     return lost
 
 
-def _needs_recovery(record: Journal, target: Target, choices: t.Sequence[Choice]) -> bool:
-    """MariaDB with named connections aborts at its start when their relay logs are not as it expects."""
-    lost = bool(record.relay_logs_unusable or _lost_on_disk(record)) or any(choice.reads_again for choice in choices)
+def _needs_recovery(record: Journal, target: Target, lost: t.Mapping[str, str]) -> bool:
+    """MariaDB with named connections aborts at its start when their relay logs are not as it expects.
+
+    Relay logs that are well stay, also when they are not to be used: the source may turn out to have less than they.
+    """
     begun = record.work.get("resume", {}).get("channels")
-    return target.dialect.family == "mariadb" and lost and not begun
+    return target.dialect.family == "mariadb" and bool(record.relay_logs_unusable or lost) and not begun
 
 
 def _refuse_impossible(choices: t.Iterable[Choice], state: str) -> None:
@@ -227,19 +230,22 @@ class _Resume:
 
     def run(self) -> dict[str, t.Any]:
         target = _target(self.record, self.request)
-        choices = _choose(self.record, self.request, target, _lost_on_disk(self.record))
-        process = target.process()
-        if process is None:
+        # As it was before the first start: a start may have healed what it threw away.
+        lost = self.record.work["resume"].setdefault("lost", _lost_on_disk(self.record))
+        choices = _choose(self.record, self.request, target, lost)
+        started = not first_start.is_up(target, self.request.login, self.request.start_timeout)
+        if started:
             _refuse_impossible(choices, "not running; the restored files are in place")
-        self._start(target, choices, running=process is not None)
-        started = process is None
+        self._start(target, lost, running=not started)
         with self._connect() as session:
             had_run = False if started else self._stop_what_runs(session, target)
             seen = self._look(session, target, had_run)
             checks = came_up.judge(seen, self.record)
             self._refuse_unless_as_promised(checks)
             replica = look(session)
-            lost = {} if self._begun else dict(replica.relay_logs)
+            if not self._begun:
+                lost.update({name: trouble for name, trouble in replica.relay_logs.items() if trouble})
+                self.record.write()
             choices = _choose(self.record, self.request, target, lost, seen.variables)
             _refuse_impossible(choices, self._state())
             plans = self._plan(replica, choices)
@@ -264,13 +270,13 @@ class _Resume:
 
     # -- start and look
 
-    def _start(self, target: Target, choices: t.Sequence[Choice], *, running: bool) -> None:
+    def _start(self, target: Target, lost: t.Mapping[str, str], *, running: bool) -> None:
         self.warnings += target.manager.warnings
         limit = self.request.start_timeout
         if running:
             self.actions += first_start.settle(target, self.request.login, limit, first_start.log_of(self.record))
             return
-        recover = _needs_recovery(self.record, target, choices)
+        recover = _needs_recovery(self.record, target, lost)
         options = first_start.options_for(target, recover_relay_logs=recover)
         self.actions += first_start.start(self.record, target, self.request.login, options, limit)
         warning = first_start.keeps_options(target.process(), options)
@@ -407,7 +413,7 @@ class _Resume:
         if choice.how in ("none", "stopped"):
             return _ChannelPlan(choice, (), SourceView(None, "not asked"))
         if not choice.reads_again:
-            view = self._ask(replica, channel, choice, _next_needed(replica, channel, choice))
+            view = self._ask(_with_downloaded(replica, channel, choice), channel, choice, _next_needed(channel, choice))
             self._refuse_without_source(channel, choice, view)
             return _ChannelPlan(choice, (), view)
         recorded = self._recorded(choice.name)
@@ -618,7 +624,15 @@ class _ChannelPlan:
     place: str = ""
 
 
-def _next_needed(replica: Replica, channel: Channel, choice: Choice) -> Coordinates:
+def _with_downloaded(replica: Replica, channel: Channel, choice: Choice) -> Replica:
+    """Transactions in relay logs that are gone on with need not be on the source any more."""
+    downloaded = channel.gtid.get("retrieved", "")
+    if choice.how != "relay_logs" or not downloaded:
+        return replica
+    return replace(replica, gtid_state=",".join(part for part in (replica.gtid_state, downloaded) if part))
+
+
+def _next_needed(channel: Channel, choice: Choice) -> Coordinates:
     """What the source has to have next: after what was downloaded, or after what was executed where relay logs go."""
     mode = gtid_mode(channel.gtid)
     log_file, log_pos = channel.read if choice.how == "relay_logs" and channel.read_log_file else channel.executed
