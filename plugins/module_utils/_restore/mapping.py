@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import typing as t
@@ -65,12 +66,16 @@ class Mapping:
 
     def text(self, path: str) -> str:
         """An absolute path of the set's server as this host has it: what links and .isl files say."""
-        for old, new in sorted(self.moves.items(), key=lambda item: -len(item[0])):
+        for old, new in self._longest_first:
             rest = fs.below(path, old)
             if rest is not None:
                 return fs.absolute(rest, new)
         rest = fs.below(path, self.origin.layout.datadir)
         return path if rest is None else fs.absolute(rest, self.target.datadir)
+
+    @functools.cached_property
+    def _longest_first(self) -> list[tuple[str, str]]:
+        return sorted(self.moves.items(), key=lambda item: -len(item[0]))
 
     def log(self, kind: str, path: str) -> str:
         """A binary log or a relay log (``kind`` "binlog" or "relay_log"), absolute, on this host."""

@@ -44,6 +44,7 @@ class _Mapped:
         self._mapping = mapping
         self._roots = roots
         self._first_names = first_names
+        self._last: tuple[FileRecord, FileRecord] | None = None
 
     def plain(self, record: FileRecord) -> None:
         moved = self._moved(record)
@@ -66,6 +67,11 @@ class _Mapped:
         return self._roots.locate(self._mapping.target.datadir).root.key
 
     def _moved(self, record: FileRecord) -> FileRecord:
+        if self._last is None or self._last[0] is not record:
+            self._last = (record, self._move(record))
+        return self._last[1]
+
+    def _move(self, record: FileRecord) -> FileRecord:
         path = self._mapping.path(record)
         if path is None:
             return dataclasses.replace(record, place=_NOWHERE)
