@@ -8,9 +8,7 @@ It comes after the restores by hand, which leave a server with other data and th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 
@@ -22,34 +20,10 @@ from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import (
     log_of_this_start,
     settings_of,
 )
-from ansible_collections.mysql_ops.replica_backup.tests.lab.playbook import Run, run_playbook, write_inventory
+from ansible_collections.mysql_ops.replica_backup.tests.lab.playbook import Run
+from ansible_collections.mysql_ops.replica_backup.tests.lab.restore import restore
 
 ORIGINS = tuple(name for name in REPLICAS if settings_of(name).get("lab_restore"))
-
-
-def restore(host: Host, origin: Host, **variables: object) -> Run:
-    scratch = Path(os.environ["LAB_SCRATCH"])
-    inventory = {
-        "all": {
-            "hosts": {
-                host.name: {
-                    "ansible_connection": "containers.podman.podman",
-                    "ansible_host": host.container,
-                    "ansible_python_interpreter": "/usr/bin/python3",
-                }
-            },
-            "vars": {
-                "replica_restore_hosts": host.name,
-                "replica_restore_dest": str(scratch / "backups"),
-                "replica_restore_set": f"{origin.name}/latest",
-                "replica_restore_identity": "clone",
-                "replica_restore_login_user": "root",
-                "replica_restore_login_unix_socket": "/run/mysqld/mysqld.sock",
-                **variables,
-            },
-        }
-    }
-    return run_playbook("restore", write_inventory(scratch / "restore-inventory.yml", inventory))
 
 
 @pytest.fixture(scope="module", params=ORIGINS)
@@ -63,12 +37,12 @@ def restored(
     settings = origin.run("cat %s", host.words["lab_settings_file"]) + f"\nserver_id = 8{origin.name[-1]}\n"
     host.run("printf %s > %s", settings, host.words["lab_settings_file"])
     host.run("rm -f /var/log/mysql/error.log; systemctl start %s", host.words["lab_unit"])
-    refused = restore(host, origin)
+    refused = restore(host, f"{origin.name}/latest")
     assert refused.status != 0
     assert "A server is running" in refused.output and "replica_restore_force" in refused.output
     assert host.run("systemctl is-active %s", host.words["lab_unit"]).strip() == "active"
     assert host.run("find /var/lib -maxdepth 1 -name '*restoring*'") == ""
-    return host, origin, sets[request.param], restore(host, origin, replica_restore_force=True)
+    return host, origin, sets[request.param], restore(host, f"{origin.name}/latest", force=True)
 
 
 def test_it_says_what_was_done(restored: tuple[Host, Host, BackupSet, Run]) -> None:
