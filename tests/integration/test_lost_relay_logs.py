@@ -312,5 +312,28 @@ def test_the_playbook_says_and_then_heals(make_fleet: t.Callable[..., Fleet]) ->
     case.in_step()
     nobody = run_playbook("reposition", inventory, extra_vars={"replica_reposition_hosts": "nobody_here"})
     assert nobody.status != 0 and "Nobody to reposition. replica_reposition_hosts" in nobody.output
-    for run in (well, said, checked, healed):
+    backed_up = run_playbook("backup", inventory)
+    assert backed_up.status == 0, backed_up.output
+    (found,) = fleet.set_directories(case.replica)
+    # It has not gone on since, is down, and nothing on it says where it stood.
+    case.replica.query("STOP SLAVE")
+    case.write(3)
+    case.replica.stop()
+    for path in (*case.replica.relay_log_directory.glob("relaylog*"), *case.replica.datadir.glob("relay-log.info")):
+        path.unlink()
+    again = run_playbook(
+        "reposition",
+        inventory,
+        extra_vars={
+            "replica_reposition_execute": "true",
+            "replica_reposition_manifest": str(found / "manifest.json"),
+            "replica_reposition_service_manager": "none",
+            "replica_reposition_defaults_file": str(case.replica.config),
+            "replica_reposition_server_binary": str(fleet.topology.flavor.server),
+        },
+    )
+    assert again.status == 0 and "the backup's manifest" in again.output, again.output
+    case.in_step()
+    assert not list((CHECKOUT / ".cache" / "ansible" / "remote").glob("**/*.reposition"))
+    for run in (well, said, checked, healed, again):
         assert "looks" not in run.output

@@ -176,8 +176,11 @@ def test_the_file_of_the_applier_is_lost(case: Case, tmp_path: Path) -> None:
         _reposition.reposition(request_of(case, tmp_path), apply=True)
     assert "replica_reposition_manifest" in str(refused.value.next_command)
     assert not case.replica.is_running() and files(case) == before
-    recorded = ({"name": "", "source_log_file": place[0], "source_log_pos": place[1]},)
-    healed = _reposition.reposition(request_of(case, tmp_path, manifest_channels=recorded, trust=True), apply=True)
+    recorded = ({"name": "", "source_log_file": place[0], "source_log_pos": place[1], "delay": 1},)
+    healed = _reposition.reposition(request_of(case, tmp_path, manifest_channels=recorded), apply=True)
+    assert case.status()["SQL_Delay"] == 1
+    for statement in ("STOP SLAVE", "CHANGE MASTER TO MASTER_DELAY = 0", "START SLAVE"):
+        case.replica.query(statement)
     assert (healed["channels"][0]["source_log_file"], healed["channels"][0]["source_log_pos"]) == place
     case.in_step()
 
@@ -287,7 +290,7 @@ def test_gaps_of_a_parallel_applier(case: Case, tmp_path: Path) -> None:
     assert not case.replica.is_running()
     # As the refusal says: with the relay logs at hand the server fills the gap itself.
     for path in relay_logs:
-        shutil.move(path, case.replica.relay_log_directory)
+        shutil.move(path, str(case.replica.relay_log_directory))
     case.replica.start("--skip-slave-start")
     assert stands(case) == place
     case.replica.query("START SLAVE SQL_THREAD UNTIL SQL_AFTER_MTS_GAPS")
@@ -359,7 +362,7 @@ def wait_for_row(case: Case, query: str) -> None:
 def move_away(case: Case, tmp_path: Path) -> list[str]:
     kept = tmp_path / "relay logs"
     kept.mkdir()
-    return [shutil.move(str(path), kept) for path in case.replica.relay_log_directory.glob("relaylog*")]
+    return [str(shutil.move(str(path), str(kept))) for path in case.replica.relay_log_directory.glob("relaylog*")]
 
 
 @pytest.fixture

@@ -113,7 +113,9 @@ def _started(
             if not recovers:
                 # The server has begun a new first log in the place of a lost one, and would leave out what that held.
                 replica = replace(replica, relay_logs=_lost_before(replica, before, there))
-            if before is not None and request.manifest_channels is None:
+            if before is not None and request.manifest_channels is not None:
+                replica = _without_invented_places(replica, before, request.manifest_channels)
+            elif before is not None:
                 _refuse_another_place(before, replica)
             # What recovery has healed has new relay logs, and needs no more than its threads.
             plans = plan_channels(replace(replica, state="running without replication"), request)
@@ -149,6 +151,19 @@ def _started(
         _remove_begun(down, there)
     result["warnings"] = warnings
     return result
+
+
+def _without_invented_places(replica: Replica, before: Replica, recorded: t.Sequence[t.Mapping[str, t.Any]]) -> Replica:
+    """Without relay-log.info the server takes for executed what it had downloaded, and knows no delay any more."""
+    placeless = {channel.name for channel in before.channels if not channel.source_log_file}
+    delays = {str(entry.get("name")): int(entry.get("delay") or 0) for entry in recorded}
+    channels = tuple(
+        replace(channel, source_log_file="", source_log_pos=0, delay=delays.get(channel.name, 0))
+        if channel.name in placeless
+        else channel
+        for channel in replica.channels
+    )
+    return replace(replica, channels=channels)
 
 
 def _lost_before(replica: Replica, before: Replica | None, there: t.Mapping[str, int]) -> dict[str, str]:
