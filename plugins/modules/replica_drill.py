@@ -148,16 +148,21 @@ sets:
     problems:
       description:
         - What is wrong, each with C(what) (V(refused), V(extract), V(server), V(page), V(table), V(coordinate) or
-          V(attach)), C(name) (the file, the table, the channel) and C(detail).
+          V(attach)), C(name) (the file, the table, the channel) and C(detail). The first hundred.
       type: list
       elements: dict
+    problems_found:
+      description: How many there are.
+      type: int
     seconds:
       description:
         - How long C(extract), C(pages), C(start), C(check) and C(attach) took. C(recover) is C(extract) and C(start) -
           the time from this set to a server.
       type: dict
     pages:
-      description: How pages were checked (C(checked_by), number of files), C(bytes), and what was not (C(unchecked)).
+      description:
+        - How pages were checked (C(checked_by), number of files), C(bytes), and what was not (C(unchecked), each with
+          C(why), the C(number) of files and the names of the first hundred).
       type: dict
     tables:
       description: Tables C(checked), C(bad), and names of those whose engine has no check (C(without_check)).

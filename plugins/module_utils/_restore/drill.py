@@ -45,6 +45,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.
 _MARGIN = 96 << 20
 _NOT_EXTRACTED = frozenset({"config"})
 _LOG_LIMIT = 4 << 20
+# No more names than that in a result.
+_NAMED = 100
 _ABOUT_RELAY_LOGS = re.compile(
     r"relay[ _-]?log|(?:master|relay log|connection|applier) (?:info|metadata)", re.IGNORECASE
 )
@@ -144,7 +146,7 @@ def _look(feed: LocalFeed, request: Request, binary: Binary) -> tuple[Origin, in
     """(the set's server, bytes that it needs). Raises RefusedError when the drill must not or cannot be done here."""
     origin = origin_of(feed.backup.head)
     _refuse_other_version(origin, binary)
-    _refuse_same_paths(origin)
+    _refuse_same_paths(origin, binary)
     places = names_by_place(feed.backup.records())
     size = sum(total for place, (_count, total) in places.items() if place.partition("-")[0] not in _NOT_EXTRACTED)
     try:
@@ -181,8 +183,14 @@ def _refuse_other_version(origin: Origin, binary: Binary) -> None:
         )
 
 
-def _refuse_same_paths(origin: Origin) -> None:
-    """InnoDB keeps absolute paths of tables outside of the data directory, and follows them when they are there."""
+def _refuse_same_paths(origin: Origin, binary: Binary) -> None:
+    """InnoDB keeps absolute paths of tables outside of the data directory, and follows them when they are there.
+
+    Where there are ``innodb_directories`` it looks there first and goes by what it finds (8.0 manual, "Moving
+    Tablespace Files While the Server is Offline").
+    """
+    if "innodb_directories" in binary.variables:
+        return
     same = [
         path
         for name, path in origin.places.items()
@@ -244,7 +252,8 @@ def _drill(directory: str, request: Request, binary: Binary, removed: list[str])
     return {
         **_who(feed, binary),
         "passed": not seen.problems,
-        "problems": [problem.to_dict() for problem in seen.problems],
+        "problems": [problem.to_dict() for problem in seen.problems[:_NAMED]],
+        "problems_found": len(seen.problems),
         "bytes": size,
         "seconds": seconds,
         "warnings": [f"{feed.backup.label}: {warning}" for warning in seen.warnings],
@@ -381,13 +390,16 @@ def _pages(binary: Binary, mapping: Mapping, request: Request, directory: str, s
     seen.facts["pages"] = {
         "checked_by": checked.by,
         "bytes": checked.bytes,
-        "unchecked": [{"file": os.path.relpath(path, directory), "why": why} for path, why in checked.unchecked],
+        "unchecked": [],
     }
-    if checked.unchecked:
-        first = checked.unchecked[0]
+    reasons: dict[str, list[str]] = {}
+    for path, why in checked.unchecked:
+        reasons.setdefault(why, []).append(os.path.relpath(path, directory))
+    for why, files in reasons.items():
+        seen.facts["pages"]["unchecked"].append({"why": why, "number": len(files), "files": files[:_NAMED]})
         seen.warnings.append(
-            f"the page checksums of {len(checked.unchecked)} files were not checked, beyond what CHECK TABLE reads:"
-            f" {os.path.relpath(first[0], directory)}: {first[1]}"
+            f"the page checksums of {len(files)} files were not checked, beyond what CHECK TABLE reads"
+            f" ({', '.join(files[:3])}): {why}"
         )
 
 
@@ -433,7 +445,7 @@ def _tables(server: PrivateServer, request: Request, seen: _Seen) -> None:
         seen.problems.append(Problem("table", "(all)", "the server knows of no table at all"))
     seen.problems += [Problem("table", name, words) for name, words in found.bad]
     seen.warnings += found.warnings
-    seen.facts["tables"] = {"checked": found.checked, "bad": len(found.bad), "without_check": found.without}
+    seen.facts["tables"] = {"checked": found.checked, "bad": len(found.bad), "without_check": found.without[:_NAMED]}
 
 
 def _attach(request: Request, attach: Attach, binary: Binary, mapping: Mapping, scratch: Scratch, seen: _Seen) -> None:

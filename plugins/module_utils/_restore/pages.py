@@ -30,7 +30,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.
 TOOL = "innochecksum"
 _TABLESPACE = re.compile(r".*\.(?:ibd|ibu)|undo_?\d+", re.DOTALL)
 _BAD_PAGE = re.compile(r"page(?:::?| )\s*(\d+)", re.IGNORECASE)
-_VERSION = re.compile(r"Ver (\d+)\.(\d+)")
+_VERSION = re.compile(r"\b(?:Ver|from) (\d+)\.(\d+)")
 # Offset of the flags of a tablespace in its first page: FIL_PAGE_DATA + FSP_SPACE_FLAGS.
 _FLAGS = 54
 _MYSQL_ENCRYPTED = 1 << 13
@@ -71,7 +71,7 @@ def find_tool(binary: Binary) -> tuple[str, str]:
         said = _VERSION.search(done[1])
         family = "mariadb" if "mariadb" in done[1].lower() else "mysql"
         series = (int(said[1]), int(said[2])) if said else None
-        # Debian's MariaDB does not name its vendor; its series are none of MySQL's.
+        # MariaDB 10.11 does not name its vendor; its series are none of MySQL's.
         if series == binary.identity.version[:2] and (family == binary.identity.family or series[0] >= 10):
             return path, ""
         return "", f"{path} is not of this server: {done[1].strip()[:200]}"

@@ -328,10 +328,13 @@ def test_other_versions_and_families_are_refused() -> None:
 
 def test_directories_of_tables_that_exist_here_are_refused(tmp_path: Path) -> None:
     places = {"datadir": "/old/data", "tablespaces": str(tmp_path)}
+    origin, old = origin_like("mysql", "5.6.0", {}, places), binary_of("mysql-5.6")
     with pytest.raises(RefusedError, match="might open those files"):
-        drill._refuse_same_paths(origin_like("mysql", "9.7.0", {}, places))
+        drill._refuse_same_paths(origin, old)
+    # It is told where to look first.
+    drill._refuse_same_paths(origin, binary_of("mysql-9.7"))
     places["tablespaces"] = str(tmp_path / "absent")
-    drill._refuse_same_paths(origin_like("mysql", "9.7.0", {}, places))
+    drill._refuse_same_paths(origin_like("mysql", "5.6.0", {}, places), old)
 
 
 @pytest.mark.parametrize("server_id", [0, 5, 77])
