@@ -18,6 +18,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import time
 import typing as t
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,7 +32,12 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.feed import LocalFeed
 from ansible_collections.mysql_ops.replica_backup.tests.integration.conftest import lab_root
 from ansible_collections.mysql_ops.replica_backup.tests.integration.test_load_data import without_log
-from ansible_collections.mysql_ops.replica_backup.tests.lab.local import Server, Topology
+from ansible_collections.mysql_ops.replica_backup.tests.lab.local import (
+    REPLICATION_PASSWORD,
+    REPLICATION_USER,
+    Server,
+    Topology,
+)
 from ansible_collections.mysql_ops.replica_backup.tests.lab.window import Window
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting file systems needs root")
@@ -180,6 +186,55 @@ def test_a_clone_with_other_directories_and_names_replicates(site: Site, host: C
     opened = {os.readlink(link) for pid in server.pids() for link in Path(f"/proc/{pid}/fd").iterdir()}
     assert str(new_tables / "elsewhere" / "innodb.ibd") in opened
     assert not any(path.startswith(str(site.tables)) for path in opened)
+
+
+def test_a_named_connection_finds_its_relay_logs_under_another_base_name(
+    site: Site, host: Callable[..., Server]
+) -> None:
+    """MariaDB with named connections does not even start without the indexes of their relay logs."""
+    # The tables of the directory of their own are in no binary log.
+    ignored = {"replicate_wild_ignore_table": "elsewhere.%"}
+    name, origin = "B\u00fcro a/b", site.topology.add("named", settings={"read_only": "ON", **ignored})
+    origin.start()
+    origin.query(
+        "CHANGE MASTER %s TO MASTER_HOST='127.0.0.1', MASTER_PORT=%s, MASTER_USER=%s, MASTER_PASSWORD=%s,"
+        " MASTER_LOG_FILE='binlog.000001', MASTER_LOG_POS=4, MASTER_CONNECT_RETRY=1",
+        (name, site.topology.source.port, REPLICATION_USER, REPLICATION_PASSWORD),
+    )
+    origin.query("START SLAVE %s", (name,))
+    status = {"Slave_SQL_Running": "", "Exec_Master_Log_Pos": 4}
+    deadline = time.monotonic() + 30
+    while status["Exec_Master_Log_Pos"] == 4:
+        assert time.monotonic() < deadline, status
+        status = origin.query("SHOW SLAVE %s STATUS", (name,))[0]
+    window = Window(origin, site.topology.root / "window-named")
+    window.root.mkdir()
+    window.stop()
+    window.archive()
+    origin.kill()
+    server = host("other-name", relay_log=str(site.topology.root / "other-name" / "other-relay"), **ignored)
+    restore(server, Path(window.paths.directory))
+    (index,) = server.directory.glob("other-relay-*.index")
+    assert "relaylog-" in index.read_text(encoding="utf-8")
+    server.start("--skip-slave-start")
+    (row,) = server.query("SHOW ALL SLAVES STATUS")
+    (recorded,) = window_channels(window)
+    assert row["Relay_Log_File"] == recorded["relay_log_file"]
+    assert row["Exec_Master_Log_Pos"] == recorded["source_log_pos"]
+    server.query("START ALL SLAVES")
+    wait_until_equal(site, server)
+
+
+def window_channels(window: Window) -> list[dict[str, t.Any]]:
+    return list(json.loads(Path(window.paths.manifest).read_text(encoding="utf-8"))["channels"])
+
+
+def wait_until_equal(site: Site, server: Server) -> None:
+    deadline = time.monotonic() + 30
+    expected = {table: found for table, found in site.topology.source.checksums().items() if table.startswith("lab.")}
+    while server.checksums() != expected:
+        assert time.monotonic() < deadline, server.query("SHOW ALL SLAVES STATUS")
+        time.sleep(0.2)
 
 
 def test_a_running_server_is_replaced_only_by_force_and_after_the_proof(site: Site) -> None:
