@@ -49,6 +49,7 @@ if $with_tests; then
         'xz xz-utils'
         'unzip unzip'
         'zip zip'
+        'rclone rclone'
         'mkfs.ext4 e2fsprogs'
         'npm npm'
         'sshd openssh-server'
