@@ -60,7 +60,7 @@ def forecast(
         by_size = f"The limit of the total size ({limit} bytes) purges it after {left} more bytes{pace}"
     connected = dialect.replicas_needed_for_purge(variables)
     holds = f"The source purges by itself only while at least {connected} replicas are connected" if connected else ""
-    counted = f"{len(logs)} binary logs, {names[0]} to {names[-1]}"
+    counted = f"{len(logs)} binary logs, {names[0]} to {names[-1]}" if len(logs) > 1 else f"One binary log, {names[0]}"
     hand = "PURGE BINARY LOGS by hand may come at any time; a log that a connected replica still reads is kept"
     text = ". ".join(part for part in (counted, by_age, by_size, holds, hand) if part)
     return Forecast(log, seconds, "" if begun is None else utc(begun), left, text)

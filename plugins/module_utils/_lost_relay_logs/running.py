@@ -104,7 +104,10 @@ def _plan_channel(replica: Replica, channel: Channel, request: Request) -> Heali
                 expected="a source that answers, and an account with REPLICATION CLIENT and REPLICATION SLAVE on it "
                 "(MariaDB 10.5 and newer: BINLOG MONITOR, REPLICATION SLAVE)",
                 server_state=replica.state,
-                next_command="try that login by hand from this host; correct replica_reposition_source_login_user and"
+                next_command="set replica_reposition_source_ca_cert, so that the login goes over TLS (or install"
+                " python3-cryptography)"
+                if "cryptography" in str(error.found)
+                else "try that login by hand from this host; correct replica_reposition_source_login_user and"
                 " replica_reposition_source_login_password",
                 rule="source",
             ) from error
