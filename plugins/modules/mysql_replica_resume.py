@@ -13,8 +13,8 @@ description:
   - Follows M(mysql_ops.replica_backup.replica_restore). Starts the server with its replication threads kept stopped for
     this one start, and compares what came up with the set. Identity, version, data directory, channels and their
     coordinates, tables, and what the server logged all have to be as promised before any thread starts.
-  - Then every channel goes on as it did when the backup was made; one that was stopped stays stopped. With O(catch_up) it
-    waits until the replica has caught up. At the end the restore is finished and its journal closed.
+  - Then every channel goes on as it did when the backup was made; one that was stopped stays stopped. With O(catch_up)
+    it waits until the replica has caught up. At the end the restore is finished and its journal closed.
   - Interrupted or failed, it can be called again and goes on where it stands.
 author:
   - mysql_ops contributors (@mysql-ops)
@@ -143,8 +143,8 @@ channels:
   returned: success, except in check mode
   type: list
   elements: dict
-  sample: [{"name": "", "io": "Yes", "applier": "Yes", "resumed": "relay_logs", "why": "the restored relay logs are usable",
-            "source_answer": "not asked", "start_statements": []}]
+  sample:
+    - {"name": "", "io": "Yes", "applier": "Yes", "resumed": "relay_logs", "why": "the restored relay logs are usable"}
 caught_up:
   description: Whether the replica has caught up; null when that was not waited for.
   returned: success, except in check mode
@@ -170,7 +170,7 @@ plan:
   description: How the server would be started and each channel would go on.
   returned: in check mode
   type: dict
-  sample: {"start": true, "service_manager": "systemd", "service_name": "mysql.service", "start_options": [], "channels": []}
+  sample: {"start": true, "service_manager": "systemd", "service_name": "mysql.service", "start_options": []}
 """
 
 import typing as t
