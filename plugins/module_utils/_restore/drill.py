@@ -38,7 +38,12 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.
     find_binary,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.roots import Roots, survey
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.scratch import Scratch, server_account
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.scratch import (
+    Scratch,
+    server_account,
+    sweep,
+    usable,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.table_check import check_tables
 
 # The private server makes its temporary tablespace, and writes logs of its own.
@@ -149,11 +154,7 @@ def _look(feed: LocalFeed, request: Request, binary: Binary) -> tuple[Origin, in
     _refuse_same_paths(origin, binary)
     places = names_by_place(feed.backup.records())
     size = sum(total for place, (_count, total) in places.items() if place.partition("-")[0] not in _NOT_EXTRACTED)
-    try:
-        numbers = os.statvfs(request.scratch_dir)
-    except FileNotFoundError:
-        with Scratch(request.scratch_dir):
-            raise
+    numbers = os.statvfs(usable(request.scratch_dir))
     free = numbers.f_bavail * numbers.f_frsize
     if free < size + _MARGIN:
         raise RefusedError(
@@ -238,8 +239,7 @@ def _drill(directory: str, request: Request, binary: Binary, removed: list[str])
     seen = _Seen()
     try:
         # What a killed run left counts as room.
-        with Scratch(request.scratch_dir) as sweep:
-            removed += sweep.removed
+        removed += sweep(request.scratch_dir)
         origin, size = _look(feed, request, binary)
         with Scratch(request.scratch_dir, keep=request.keep) as scratch:
             _in_scratch(feed, origin, request, binary, scratch, seen)

@@ -64,7 +64,7 @@ class Scratch:
     """A directory of one drill, with everything in it. Use as a context manager; ``keep`` leaves the directory."""
 
     def __init__(self, parent: str, *, keep: bool = False) -> None:
-        self.parent = _usable(parent)
+        self.parent = usable(parent)
         self.keep = keep
         self.directory = ""
         self.removed: tuple[str, ...] = ()
@@ -99,7 +99,8 @@ class Scratch:
                 os.chown(os.path.join(directory, name), account.uid, account.gid, follow_symlinks=False)
 
 
-def _usable(parent: str) -> str:
+def usable(parent: str) -> str:
+    """The directory with its links resolved. Raises RefusedError when no drill can be done below it."""
     path = os.path.realpath(parent)
     if not os.path.isdir(path):
         raise RefusedError(
@@ -130,6 +131,12 @@ def _locked(directory: str) -> t.Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def sweep(parent: str) -> tuple[str, ...]:
+    """Remove what killed runs have left below ``parent``; returns their directories."""
+    with _locked(usable(parent)):
+        return remove_leftovers(usable(parent))
 
 
 @contextlib.contextmanager
