@@ -167,7 +167,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
 
     def _push(self, backup: BackupSet, directory: str) -> None:
         """Every piece that the worker does not have yet, never more than two of them at a time."""
-        listing = self._list(directory)
+        # What an interrupted run had not sent to its end only takes room.
+        listing = self._list(directory, f"rm -f {shlex.quote(directory)}/incoming-* && ")
         near = tempfile.mkdtemp(prefix="replica-restore-", dir=constants.DEFAULT_LOCAL_TMP)
         try:
             path = os.path.join(near, "piece")

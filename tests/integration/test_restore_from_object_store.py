@@ -100,10 +100,14 @@ def test_a_set_of_each_form(plain_names: Site, store: ObjectStore, tmp_path: Pat
     assert {path.name for path in (tmp_path / "work").iterdir()} == {"manifest.json", "SHA256SUMS"}
 
 
-def test_an_interruption_is_gone_on_with(plain_names: Site, store: ObjectStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stalls", [False, True], ids=["ends", "stalls"])
+def test_an_interruption_is_gone_on_with(
+    plain_names: Site, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stalls: bool
+) -> None:
     backup = made(plain_names, "tar", "none")
-    feed = feed_of(store, uploaded(store, backup, "interrupted"), tmp_path)
+    feed = feed_of(store, uploaded(store, backup, f"interrupted-{stalls}"), tmp_path, 3.0)
     before = store.link.cuts
+    monkeypatch.setattr(store.link, "stalls", stalls)
     store.link.budget = 1_500_000
     land(feed.reader(), feed.backup, tmp_path / "restored")
     feed.close()

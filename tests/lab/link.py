@@ -15,11 +15,13 @@ _BLOCK = 65536
 class Link:
     """``port`` leads to ``target`` for as long as the link is whole.
 
-    With ``budget`` it cuts itself once so many bytes came back from the target; set it at any time.
+    ``budget``, set at any time: once so many bytes came back from the target, the connections end, or with ``stalls``
+    the one that it happened on stays open and silent.
     """
 
-    def __init__(self, target: int, *, budget: int | None = None) -> None:
-        self.budget = budget
+    def __init__(self, target: int) -> None:
+        self.budget: int | None = None
+        self.stalls = False
         self.cuts = 0
         self._target = target
         self._lock = threading.Lock()
@@ -77,7 +79,12 @@ class Link:
                     self.budget -= len(block)
                     if self.budget < 0:
                         self.budget = None
-                        self.drop()
+                        if not self.stalls:
+                            self.drop()
+                            return
+                        self.cuts += 1
+                        while source.recv(_BLOCK):
+                            continue
                         return
                 target.sendall(block)
         for one in (source, target):
