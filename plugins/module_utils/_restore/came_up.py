@@ -26,7 +26,7 @@ _RECOVERY = re.compile(
     r"|marked as crashed|tablespace .*(?:missing|not found|cannot be opened)|cannot open (?:tablespace|datafile)",
     re.IGNORECASE,
 )
-_RELAY = re.compile(r"relay[ _-]?log|slave|replica", re.IGNORECASE)
+_RELAY = re.compile(r"relay[ _-]?log", re.IGNORECASE)
 _ERROR = re.compile(r"\[ERROR\]")
 # Engines whose tables are files of this server; others may reach for other machines.
 _OWN_ENGINES = ("InnoDB", "MyISAM", "Aria", "ARCHIVE", "CSV", "ROCKSDB", "TokuDB", "MRG_MyISAM")
