@@ -172,6 +172,11 @@ class Dialect:
         return self._mariadb
 
     @property
+    def has_mariadb_pages(self) -> bool:
+        """InnoDB pages, flags and an innochecksum that are not MySQL's (MariaDB 10.4: full_crc32)."""
+        return self._mariadb
+
+    @property
     def saves_gtid_state_at_shutdown(self) -> bool:
         """``LOG_BIN_BASENAME.state`` is written by a clean shutdown."""
         return self._mariadb

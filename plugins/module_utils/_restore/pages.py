@@ -126,7 +126,7 @@ class _Checker:
     def __init__(self, binary: Binary, mapping: Mapping, tool: str, why: str, deadline: float) -> None:
         self.found = Checked()
         self._binary = binary
-        self._mariadb = binary.identity.family == "mariadb"
+        self._mariadb = binary.dialect.has_mariadb_pages
         self._page_size = int(mapping.origin.get("innodb_page_size") or 16384)
         self._tool = tool
         self._why = why
