@@ -91,12 +91,11 @@ def test_stopped_stays_stopped_whatever_is_asked_for(requested: str) -> None:
 
 
 def test_a_stopped_channel_can_be_started_one_day() -> None:
-    stopped = {"io": False, "applier": False}
-    healed = choose(channel(**stopped), "auto", Place(lost="gone", may_ask=True))
+    healed = choose(channel(io=False, applier=False), "auto", Place(lost="gone", may_ask=True))
     assert (healed.how, healed.threads.io, healed.threads.applier) == ("reposition", False, False)
-    assert choose(channel(MYSQL_GTID, **stopped), "auto", Place(lost="gone")).how == "auto_position"
-    left = choose(channel(**stopped), "auto", Place(lost="gone"))
+    assert choose(channel(MYSQL_GTID, io=False, applier=False), "auto", Place(lost="gone")).how == "auto_position"
+    left = choose(channel(io=False, applier=False), "auto", Place(lost="gone"))
     assert left.how == "stopped"
     assert "mysql_replica_reposition" in left.why
     # One that never ran has no place that could be lost.
-    assert choose(channel(**stopped, log=""), "auto", Place(lost="gone", may_ask=True)).how == "stopped"
+    assert choose(channel(io=False, applier=False, log=""), "auto", Place(lost="gone", may_ask=True)).how == "stopped"
