@@ -85,6 +85,12 @@ options:
   source_password:
     description: Its password.
     type: str
+  source_ca_cert:
+    description:
+      - File with the authority of the sources' certificates. With it they are asked over TLS; the channels themselves
+        connect as the set has it.
+      - Accounts of MySQL 8.0 and newer (C(caching_sha2_password)) need it, or python3-cryptography on this host.
+    type: path
   server_id:
     description: The C(server_id) of the attached private server; nobody else at these sources may have it.
     type: int
@@ -227,6 +233,7 @@ def _request(params: t.Mapping[str, t.Any]) -> Request:
             server_id=params["server_id"],
             timeout=params["attach_timeout"],
             max_lag=params["attach_max_lag"],
+            ca_cert=params["source_ca_cert"],
         )
     return Request(
         scratch_dir=params["scratch_dir"],
@@ -256,6 +263,7 @@ def main() -> None:
             "attach": {"type": "bool", "default": False},
             "source_user": {"type": "str"},
             "source_password": {"type": "str", "no_log": True},
+            "source_ca_cert": {"type": "path"},
             "server_id": {"type": "int"},
             "attach_timeout": {"type": "int", "default": 600},
             "attach_max_lag": {"type": "int", "default": 10},

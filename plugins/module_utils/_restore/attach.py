@@ -37,13 +37,15 @@ _HEARTBEAT = 2
 @dataclass(frozen=True)
 class Attach:
     """``user`` logs in at every source and needs REPLICATION SLAVE there. ``server_id`` must be nobody else's.
-    ``timeout``: seconds without progress; ``max_lag``: seconds behind that count as caught up."""
+    ``timeout``: seconds without progress; ``max_lag``: seconds behind that count as caught up. ``ca_cert``:
+    with it the sources are asked over TLS (the channels have their own settings)."""
 
     user: str
     password: str
     server_id: int
     timeout: float = 600.0
     max_lag: int = 10
+    ca_cert: str | None = None
 
     def __repr__(self) -> str:
         return f"Attach({self.user}, server_id {self.server_id})"
@@ -62,7 +64,9 @@ def refuse_attach(attach: Attach, origin: Origin, head: t.Mapping[str, t.Any]) -
 
 def _ask_source(attach: Attach, host: str, port: int) -> None:
     where = f"{host}:{port}"
-    login = Login(user=attach.user, password=attach.password, host=host, port=port, config_file=None)
+    login = Login(
+        user=attach.user, password=attach.password, host=host, port=port, config_file=None, ca_cert=attach.ca_cert
+    )
     try:
         with connect(login, read_timeout=30) as session:
             identity = identify(session)
@@ -71,12 +75,17 @@ def _ask_source(attach: Attach, host: str, port: int) -> None:
             for row in session.query(dialect.show_replicas):
                 values = {str(key).lower(): value for key, value in row.items()}
                 taken[int(values["server_id"])] = f"a replica of {where}"
-    except QueryError as error:
+    except ReplicaBackupError as error:
+        advice = "grant it REPLICATION SLAVE, on MariaDB 10.5 and newer REPLICATION MASTER ADMIN as well"
+        if "cryptography" in str(error.found):
+            advice = "give source_ca_cert (replica_verify_source_ca_cert), or install python3-cryptography here"
+        elif not isinstance(error, QueryError):
+            advice = "mend the login (replica_verify_source_login_user, replica_verify_source_login_password)"
         raise RefusedError(
             f"The source {where} does not say which replicas it has",
             found=error.found,
-            expected="an account that may, to know that nobody has the private server's server_id",
-            next_command="grant it REPLICATION SLAVE, on MariaDB 10.5 and newer REPLICATION MASTER ADMIN as well",
+            expected="an account that may ask, to know that nobody has the private server's server_id",
+            next_command=advice,
             rule=_RULE,
         ) from error
     if attach.server_id in taken:

@@ -346,9 +346,9 @@ def test_a_server_id_that_is_taken(server_id: int) -> None:
         attach.refuse_attach(wanted, _empty_origin(), head)
 
 
-def test_a_source_that_is_not_there(tmp_path: Path) -> None:
+def test_a_source_that_is_not_there() -> None:
     head = {"channels": [{"name": "", "source_host": "127.0.0.1", "source_port": 1, "source_server_id": 77}]}
-    with pytest.raises(ReplicaBackupError, match="Cannot log in"):
+    with pytest.raises(RefusedError, match="does not say which replicas it has"):
         attach.refuse_attach(attach.Attach("u", "p", 9), _empty_origin(), head)
 
 
