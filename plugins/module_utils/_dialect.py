@@ -215,6 +215,16 @@ class Dialect:
         """What this replica has executed, as GTIDs."""
         return "gtid_slave_pos" if self._mariadb else "gtid_executed"
 
+    @property
+    def lists_named_connections(self) -> bool:
+        """``multi-master.info`` names them; elsewhere the files of a channel say whose they are."""
+        return self._mariadb
+
+    @property
+    def needs_relay_logs_of_named_connections(self) -> bool:
+        """The server does not come up when those of one are lost, unless it recovers them (seen on MariaDB 10.11)."""
+        return self._mariadb
+
     def reset_channel(self, channel: str) -> Statement:
         """Forget the relay logs and the coordinates, keep where the source is and how to log in there. Never ALL."""
         if self._mariadb:

@@ -84,7 +84,7 @@ def reposition_down(request: Request, wanted: IfDown, unanswered: str, *, apply:
 def _options(down: Down, plans: t.Sequence[Healing]) -> list[str]:
     """What the one start adds to the server's command line."""
     dialect = down.dialect
-    unstartable = dialect.family == "mariadb" and any(plan.channel and plan.needed for plan in plans)
+    unstartable = dialect.needs_relay_logs_of_named_connections and any(plan.channel and plan.needed for plan in plans)
     return [dialect.skip_start_option, *([dialect.relay_log_recovery_option] if unstartable else [])]
 
 

@@ -199,7 +199,7 @@ def _names(connection_file: str, dialect: Dialect) -> list[str]:
         rf"{re.escape(stem)}-(.+){re.escape(dot + extension)}" if dot else rf"{re.escape(base)}-(.+)", re.DOTALL
     )
     files = [name for name in fs.names(directory) if pattern.fullmatch(name) and not name.startswith("multi-")]
-    if dialect.family != "mariadb":
+    if not dialect.lists_named_connections:
         infos = [status.read(status.parse_connection_info, os.path.join(directory, name)) for name in files]
         return ["", *(info.channel for info in infos if info.channel)]
     listed = _parse(status.parse_connection_names, os.path.join(directory, f"multi-{base}")) or ()
