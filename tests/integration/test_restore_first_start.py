@@ -126,6 +126,7 @@ try:
 except ReplicaBackupError as error:
     answer = str(error)
 subprocess.run(["systemctl", "unmask", "--runtime", "mariadb.service"])
+subprocess.run(["systemctl", "daemon-reload"])
 """
     )
     assert "mariadb.service cannot be started" in seen
@@ -164,3 +165,61 @@ finally:
     assert {"--max-connections=60", "--skip-slave_start"} <= set(safe["words"])
     assert (script["kind"], script["name"]) == ("sysvinit", "/etc/init.d/mariadb")
     assert "--skip-slave_start" in script["words"]
+
+
+def test_nobody_wakes_a_server_while_its_files_are_exchanged(host: Host) -> None:
+    seen = host.python(
+        OF_STOPPED
+        + """
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import asleep, first_start, journal
+
+subprocess.run(["systemctl", "start", "mariadb.socket", "mariadb.service"])
+wait_ready()
+settled()
+start = find_start(Hints())
+target = {"exe": start.exe, "argv": list(start.argv), "environment": {}, "service": start.service, "datadir": DATADIR,
+          "variables": {"pid_file": PID_FILE}}
+head = {"server": {"family": "mariadb", "version": "10.11.0", "datadir": DATADIR, "settings": {}}, "channels": [],
+        "places": [{"name": "datadir", "path": DATADIR}]}
+
+def record():
+    made = journal.Journal(STATE, "id", "db1/x", "same", head, target)
+    made.work.update(asleep.handed_on(STATE))
+    return made
+
+def sockets():
+    return systemctl("is-active", "mariadb.socket")
+
+first = record()
+asleep.keep(first, service_manager="auto", service_name=None)
+assert journal.load(STATE) is not None, first.warnings
+answer = {"kept": sockets(), "noted": journal.load(STATE).work["manager"]["wakers"]}
+# A second restore over one that was never resumed still knows what was stopped; one that came to nothing wakes it.
+second = record()
+asleep.keep(second, service_manager="auto", service_name=None)
+answer["second"] = second.work["manager"]["wakers"]
+# systemd starts no socket whose service runs already.
+down()
+asleep.wake(second)
+answer["woken"] = sockets()
+# Whoever starts the server starts what was stopped.
+asleep.keep(second, service_manager="auto", service_name=None)
+down()
+loaded = journal.load(STATE)
+manager = first_start.target_of(loaded, service_manager="systemd", service_name="mariadb").manager
+manager.start([SKIP], must=True)
+wait_ready()
+manager.after_start()
+manager.release()
+answer["after"] = sockets()
+os.unlink(journal.journal_path(STATE))
+"""
+    )
+    assert seen == {
+        "kept": "inactive",
+        "noted": seen["noted"],
+        "second": seen["noted"],
+        "woken": "active",
+        "after": "active",
+    }
+    assert "mariadb.socket" in seen["noted"]

@@ -225,10 +225,11 @@ def test_a_plan_changes_nothing_and_there_has_to_be_a_restore(site: Site) -> Non
     )
     assert threads(site.replica) == ("Yes", "Yes")
     assert site.replica.query("SHOW SLAVE STATUS")[0]["SQL_Delay"] == _DELAY
-    # The next start by anybody is a normal one.
-    site.replica.stop()
-    site.replica.start()
-    wait_for_threads(site.replica)
+    if site.name == "mysql56-file":
+        # The next start by anybody is a normal one.
+        site.replica.stop()
+        site.replica.start()
+        wait_for_threads(site.replica)
     site.in_step()
 
 
@@ -237,7 +238,7 @@ def remove_relay_logs(server: Server) -> None:
         path.unlink()
 
 
-@kinds(*KINDS)
+@kinds("mariadb-position", "mariadb-gtid", "mysql56-file", "mysql56-table")
 def test_relay_logs_that_are_lost_after_all_are_read_again(site: Site) -> None:
     site.lay()
     remove_relay_logs(site.replica)
@@ -253,7 +254,7 @@ def test_relay_logs_that_are_lost_after_all_are_read_again(site: Site) -> None:
     site.in_step()
 
 
-@kinds("mariadb-position", "mysql56-gtid")
+@kinds("mysql56-gtid")
 def test_relay_logs_that_are_well_are_left_alone_if_asked(site: Site) -> None:
     site.lay()
     way = "auto_position" if site.kind.by_gtid else "reposition"
@@ -292,7 +293,7 @@ def test_without_a_login_for_the_source_only_gtids_may_be_read_again(site: Site)
     site.in_step()
 
 
-@kinds("mariadb-position", "mysql56-file")
+@kinds("mariadb-position")
 def test_none_leaves_all_stopped_and_says_how_to_start(site: Site) -> None:
     site.lay()
     with pytest.raises(RefusedError, match="by file and position, not by GTID"):
@@ -417,7 +418,7 @@ def test_a_clone_replicates_beside_the_server_that_it_comes_from(site: Site) -> 
     clone.stop()
 
 
-@kinds("mariadb-position", "mariadb-gtid", "mysql56-file", "mysql56-gtid")
+@kinds("mariadb-gtid", "mysql56-file", "mysql56-gtid")
 def test_a_source_that_has_purged_what_comes_next(site: Site) -> None:
     """What was downloaded is in the restored relay logs, and nowhere else any more."""
     site.lay()

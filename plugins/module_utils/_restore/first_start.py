@@ -74,7 +74,7 @@ def target_of(journal: Journal, *, service_manager: str, service_name: str | Non
     pid_file = variables.get("pid_file") or None
     log = _error_log.path_of({**variables, "datadir": target["datadir"]})
     noted = journal.work.get("manager")
-    if noted and service_manager == "auto" and not service_name:
+    if noted and service_manager in ("auto", noted["kind"]) and service_name in (None, "", *_names_of(noted["name"])):
         manager = _service.from_dict(noted)
     else:
         manager = _service.of_stopped(
@@ -87,6 +87,10 @@ def target_of(journal: Journal, *, service_manager: str, service_name: str | Non
             state_dir=journal.state_dir,
         )
     return Target(dialect, target["datadir"], pid_file, log, variables, manager)
+
+
+def _names_of(unit: str) -> tuple[str, str]:
+    return unit, unit.removesuffix(".service")
 
 
 def options_for(target: Target, *, recover_relay_logs: bool) -> tuple[str, ...]:

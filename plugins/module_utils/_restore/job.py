@@ -27,8 +27,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._installed import Hints
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._offline import Offline
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import asleep, rules, stage
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import journal as journals
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import rules, stage
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.feed import Feed
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.journal import Journal
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.layout import layout_of
@@ -253,6 +253,7 @@ def _go_on(journal: Journal, request: Request, feed: Feed) -> dict[str, t.Any] |
     """What to do about an earlier restore that did not come to its end; None: begin anew."""
     roots = [Root.from_dict(root) for root in journal.work["roots"]]
     if journal.phase in ("staging", "staged"):
+        asleep.wake(journal)
         stage.remove_staging(roots, list(journal.work.get("made", {})))
         journal.discard()
         return None
@@ -268,6 +269,7 @@ def _go_on(journal: Journal, request: Request, feed: Feed) -> dict[str, t.Any] |
                 f" -e replica_restore_identity={journal.identity}",
                 rule="restore",
             )
+        asleep.keep(journal, service_manager=request.service_manager, service_name=request.service_name)
         _nobody_runs(journal.target["datadir"], request)
         _exchange(journal, roots)
         return {"changed": True, **_summary(journal)}
@@ -296,7 +298,7 @@ def _restore(request: Request, feed: Feed, tick: t.Callable[[], None]) -> dict[s
         identity=request.identity,
         head=dict(feed.backup.head),
         target=_target(decided),
-        work={"roots": [root.to_dict() for root in roots], "made": {}},
+        work={"roots": [root.to_dict() for root in roots], "made": {}, **asleep.handed_on(request.state_dir)},
     )
     journal.advance("staging")
     made: list[str] = []
@@ -307,6 +309,7 @@ def _restore(request: Request, feed: Feed, tick: t.Callable[[], None]) -> dict[s
         staged = stage.lay_down(feed, decided.mapping, decided.roots, decided.survey, decided.owners, tick)
         journal.warnings += stage.check_persisted(decided.survey, decided.mapping, clone=request.identity == CLONE)
     except BaseException as error:
+        asleep.wake(journal)
         stage.remove_staging(roots, made)
         journal.discard()
         if isinstance(error, OSError):
@@ -324,9 +327,11 @@ def _restore(request: Request, feed: Feed, tick: t.Callable[[], None]) -> dict[s
     journal.work.update(files=staged.files, bytes=staged.bytes, seconds=round(time.monotonic() - started, 3))
     journal.advance("staged")
     try:
+        asleep.keep(journal, service_manager=request.service_manager, service_name=request.service_name)
         _nobody_runs(decided.offline.facts.datadir, request)
         refuse_used_by_others(roots, None)
     except BaseException:
+        asleep.wake(journal)
         stage.remove_staging(roots, made)
         journal.discard()
         raise
