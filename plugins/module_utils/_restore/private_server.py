@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import time
 import typing as t
@@ -65,6 +66,8 @@ _QUIET = {
     "innodb_flush_log_at_trx_commit": "0",
     "log_syslog": "OFF",
     "mysqlx": "OFF",
+    # It takes more memory than all else that a private server needs.
+    "performance_schema": "OFF",
     # Settings of the other host that SET PERSIST left in the data directory.
     "persisted_globals_load": "OFF",
     "relay_log_recovery": "OFF",
@@ -258,7 +261,9 @@ class PrivateServer:
                 connect(self.login, read_timeout=timeout).close()
                 return
             if not self.alive:
-                raise self._failed(f"it ended with status {self._process.returncode}")
+                status = self._process.returncode
+                killed = ", killed, perhaps because there was no memory left" if status == -signal.SIGKILL else ""
+                raise self._failed(f"it ended with status {status}{killed}")
             if time.monotonic() > deadline:
                 raise self._failed(f"no answer within {timeout:g} s")
             time.sleep(_POLL)
