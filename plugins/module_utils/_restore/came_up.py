@@ -16,6 +16,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connecti
     QueryError,
     Session,
 )
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.coordinates import gtid_mode
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Channel, position_key
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.journal import Journal
@@ -131,7 +132,8 @@ def _datadir(seen: CameUp, journal: Journal) -> Check:
 def _uuid(seen: CameUp, journal: Journal) -> Check:
     old, new = str(journal.head["server"].get("uuid") or ""), seen.variables.get("server_uuid", "")
     if not old and not new:
-        return Check("server_uuid", None if seen.identity.family == "mysql" else True, "this server has none")
+        has = Dialect(seen.identity.family, seen.identity.version).has_server_uuid
+        return Check("server_uuid", None if has else True, "this server has none")
     words = f"server_uuid {new}, that of the set is {old}"
     sources = {channel.source_uuid for channel in seen.channels if channel.source_uuid}
     if new in sources:

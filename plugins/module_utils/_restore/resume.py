@@ -194,7 +194,8 @@ def _needs_recovery(record: Journal, target: Target, lost: t.Mapping[str, str]) 
     Relay logs that are well stay, also when they are not to be used: the source may turn out to have less than they.
     """
     begun = record.work.get("resume", {}).get("channels")
-    return target.dialect.family == "mariadb" and bool(record.relay_logs_unusable or lost) and not begun
+    fragile = target.dialect.needs_relay_logs_of_named_connections
+    return fragile and bool(record.relay_logs_unusable or lost) and not begun
 
 
 def _refuse_impossible(choices: t.Iterable[Choice], state: str) -> None:
@@ -349,8 +350,7 @@ class _Resume:
         return tuple(found)
 
     def _source_login(self, host: str, port: int) -> Login:
-        assert self.request.source_login is not None
-        return replace(self.request.source_login, host=host, port=port, unix_socket=None)
+        return replace(t.cast(Login, self.request.source_login), host=host, port=port, unix_socket=None)
 
     def _refuse_unless_as_promised(self, checks: t.Sequence[came_up.Check]) -> None:
         wrong = [check for check in checks if check.verdict is False]
