@@ -70,8 +70,15 @@ def test_an_unfinished_restore_is_in_the_way_of_everything(state: Path, phase: s
 def test_one_that_began_while_the_lock_was_waited_for_counts(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only a race makes this, so the first look finds nothing."""
     begun(state, "staging")
-    real, looks = journal.refuse_unfinished, iter([lambda _path: None])
-    monkeypatch.setattr(journal, "refuse_unfinished", lambda path: next(looks, real)(path))
+    real = journal.refuse_unfinished
+    looks: list[str] = []
+
+    def refuse(path: str) -> None:
+        looks.append(path)
+        if len(looks) > 1:
+            real(path)
+
+    monkeypatch.setattr(journal, "refuse_unfinished", refuse)
     with pytest.raises(RefusedError) as refused:
         calls(state)["stop"]()
     assert refused.value.facts["rule"] == "restore"
