@@ -18,10 +18,16 @@ ASK = Place(may_ask=True)
 
 
 def channel(
-    gtid: t.Mapping[str, str] = FILE, *, io: bool = True, applier: bool = True, log: str = "b.1"
+    gtid: t.Mapping[str, str] | None = None, *, io: bool = True, applier: bool = True, log: str = "b.1"
 ) -> dict[str, t.Any]:
     before = {"io": io, "applier": applier}
-    return {"name": "c", "gtid": dict(gtid), "threads_before": before, "source_log_file": log, "source_log_pos": 4}
+    return {
+        "name": "c",
+        "gtid": dict(FILE if gtid is None else gtid),
+        "threads_before": before,
+        "source_log_file": log,
+        "source_log_pos": 4,
+    }
 
 
 @pytest.mark.parametrize(
