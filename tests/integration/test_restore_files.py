@@ -262,6 +262,28 @@ def test_a_running_server_is_replaced_only_by_force_and_after_the_proof(site: Si
         shutil.rmtree(path)
 
 
+def test_a_server_that_was_stopped_for_nothing_comes_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The state directory fills up in the one moment between the stop and the exchange."""
+    server = site.replica
+    (before,) = server.pids()
+    untouched = files(server.relay_log_directory.parent / "my.cnf", server.datadir / "mysql")
+    real = journal.Journal.advance
+
+    def advance(self: journal.Journal, phase: str) -> None:
+        if phase == "switching":
+            raise OSError(28, "No space left on device")
+        real(self, phase)
+
+    monkeypatch.setattr(journal.Journal, "advance", advance)
+    with pytest.raises(OSError, match="No space left"):
+        restore(server, site.tar, identity="same", moves={}, force=True)
+    server.wait_ready()
+    assert server.pids() != [before]
+    assert unfinished(server) == []
+    assert files(server.relay_log_directory.parent / "my.cnf", server.datadir / "mysql").keys() == untouched.keys()
+    assert site.topology.differences(server) == {}
+
+
 @needs_root
 def test_a_mount_point_is_emptied_and_filled_not_renamed(site: Site, host: Callable[..., Server]) -> None:
     server = host("mounted")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import re
@@ -26,6 +27,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._installed import Hints
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import ServiceManager
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._offline import Offline
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import asleep, rules, stage
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import journal as journals
@@ -326,16 +328,19 @@ def _restore(request: Request, feed: Feed, tick: t.Callable[[], None]) -> dict[s
     journal.warnings += _warnings(decided, staged)
     journal.work.update(files=staged.files, bytes=staged.bytes, seconds=round(time.monotonic() - started, 3))
     journal.advance("staged")
+    stopped: ServiceManager | None = None
     try:
         asleep.keep(journal, service_manager=request.service_manager, service_name=request.service_name)
-        _nobody_runs(decided.offline.facts.datadir, request)
-        refuse_used_by_others(roots, None)
+        refuse_used_by_others(roots, _running_now(decided.offline.facts.datadir))
+        stopped = _nobody_runs(decided.offline.facts.datadir, request)
+        journal.advance("switching")
     except BaseException:
-        asleep.wake(journal)
         stage.remove_staging(roots, made)
+        journal.phase = "staged"
         journal.discard()
+        _start_again(stopped)
+        asleep.wake(journal)
         raise
-    journal.advance("switching")
     _exchange(journal, roots)
     return {"changed": True, **_summary(journal)}
 
@@ -388,11 +393,18 @@ def _warnings(decided: Plan, staged: stage.Staged) -> list[str]:
     return words
 
 
-def _nobody_runs(datadir: str, request: Request) -> None:
-    """Stop the server, cleanly, where that was asked for; raise where one runs nonetheless."""
-    process = _server.find_process(datadir=datadir) if fs.is_directory(datadir) else None
+def _running_now(datadir: str) -> _server.ServerProcess | None:
+    return _server.find_process(datadir=datadir) if fs.is_directory(datadir) else None
+
+
+def _nobody_runs(datadir: str, request: Request) -> ServiceManager | None:
+    """Stop the server, cleanly, where that was asked for, and return what stopped it; None when none ran.
+
+    Raises RefusedError where one runs nonetheless, ReplicaBackupError when it does not stop: it is up, or stopping.
+    """
+    process = _running_now(datadir)
     if process is None:
-        return
+        return None
     if not request.force:
         raise _running(process, datadir)
     facts = _offline.read_offline(request.hints, persisted=False)
@@ -406,11 +418,31 @@ def _nobody_runs(datadir: str, request: Request) -> None:
         state_dir=request.state_dir,
         shutdown_timeout=request.shutdown_timeout,
     )
-    if not manager.request_stop():
-        # A clean shutdown as well (manual, "Unix Signal Handling in MySQL"); there may be nobody to log in as.
-        os.kill(process.pid, signal.SIGTERM)
-    _server.wait_gone(process, request.shutdown_timeout)
-    manager.wait_stopped(request.shutdown_timeout)
+    try:
+        if not manager.request_stop():
+            # A clean shutdown as well (manual, "Unix Signal Handling in MySQL"); there may be nobody to log in as.
+            os.kill(process.pid, signal.SIGTERM)
+        _server.wait_gone(process, request.shutdown_timeout)
+        manager.wait_stopped(request.shutdown_timeout)
+    except BaseException as error:
+        if not _server.is_alive(process):
+            _start_again(manager)
+        elif isinstance(error, ReplicaBackupError):
+            error.next_command = (
+                "its files are untouched; look at its error log, start it again when it has ended, or run the restore"
+                " once more with a longer replica_restore_shutdown_timeout"
+            )
+        raise
+    return manager
+
+
+def _start_again(stopped: ServiceManager | None) -> None:
+    """The restore came to nothing after it had stopped the server: its own files are in place, and it is to run."""
+    if stopped is not None:
+        # The error that led here is worth more than one of this start.
+        with contextlib.suppress(ReplicaBackupError, OSError):
+            stopped.start()
+            stopped.after_start()
 
 
 def _exchange(journal: Journal, roots: t.Sequence[Root]) -> None:
