@@ -17,6 +17,9 @@ from pathlib import Path
 import pymysql
 import pytest
 
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._installed import Hints
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import job
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.feed import LocalFeed
 from ansible_collections.mysql_ops.replica_backup.tests.integration.test_role_refuses import backup, needs_root
 from ansible_collections.mysql_ops.replica_backup.tests.lab.flavors import Flavor, MariaDB, MySQL56
 from ansible_collections.mysql_ops.replica_backup.tests.lab.fleet import Fleet
@@ -126,16 +129,13 @@ def make(fleet: Fleet, name: str, settings: dict[str, str], **more: str) -> Serv
     return server
 
 
-def restore(fleet: Fleet, replica: Server, directory: Path, scratch: Path, settings: dict[str, str]) -> Server:
-    """The set on another instance, by hand, the load files in that instance's own directory for them."""
+def restore(fleet: Fleet, replica: Server, directory: Path, settings: dict[str, str]) -> Server:
+    """The set on another instance, the load files in that instance's own directory for them."""
     replica.stop()
-    subprocess.run(["tar", "-xf", str(directory / "data.tar"), "-C", str(scratch)], check=True)
-    subprocess.run(["sha256sum", "--quiet", "-c", str(directory / "SHA256SUMS")], cwd=scratch, check=True)
     restored = make(fleet, "restored", settings, server_id=str(replica.server_id))
-    shutil.rmtree(restored.datadir)
-    shutil.move(str(scratch / "datadir"), restored.datadir)
-    for path in sorted((scratch / "load_data").iterdir()):
-        shutil.move(str(path), restored.directory / LOAD / path.name)
+    hints = Hints(defaults_file=str(restored.config), server_binary=str(restored.flavor.server))
+    request = job.Request(state_dir=str(restored.directory / "state"), hints=hints)
+    assert job.restore(request, LocalFeed(str(directory)))["relay_logs_unusable"] == ""
     restored.start("--skip-slave-start")
     return restored
 
@@ -183,7 +183,6 @@ def start_with_private_tmp(server: Server) -> None:
 )
 def test_full_circle(
     make_fleet: MakeFleet,
-    tmp_path: Path,
     flavor: Callable[[], Flavor],
     name: str,
     settings: dict[str, str],
@@ -213,7 +212,7 @@ def test_full_circle(
 
     # The restored one has a directory of its own.
     kept = {"slave_load_tmpdir": f"{{}}/{LOAD}"} if private else settings
-    restored = restore(fleet, replica, set_directory, tmp_path, kept)
+    restored = restore(fleet, replica, set_directory, kept)
     load = restored.directory / LOAD
     assert {path.name: path.read_bytes() for path in load.iterdir() if path.name.startswith("SQL_LOAD")} == left
     assert {owner(load / item) for item in left} == {owner(restored.datadir)}

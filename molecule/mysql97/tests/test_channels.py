@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.mysql_ops.replica_backup.tests.lab.hosts import BackupSet, Host, settings_of
+from ansible_collections.mysql_ops.replica_backup.tests.lab.restore import restore
 
 _ODD = str(settings_of("replica3")["lab_channel"]).lower()
 _SET_AT_RUN_TIME = {
@@ -138,3 +139,24 @@ def test_a_copy_goes_on_with_each_channel_in_its_own_mode(replica: Host, backup:
     rows = channels(host)
     assert {row["Replica_IO_Running"] for row in rows.values()} == {"Yes"}
     assert {name: row["Auto_Position"] for name, row in rows.items()} == {"": 1, _ODD: 0}
+
+
+def test_the_set_becomes_another_replica_of_both_sources(replica: Host, backup: BackupSet) -> None:
+    host = Host("restored")
+    settings = replica.run("cat %s", replica.words["lab_settings_file"]) + "\nserver_id = 73\n"
+    host.run("printf %s > %s", settings, host.words["lab_settings_file"])
+    run = restore(host, f"replica3/{backup.manifest['backup_id']}", force=True)
+    assert run.status == 0, run.output
+    found = channels(host)
+    assert set(found) == {"", _ODD}
+    for name, row in found.items():
+        assert (row["Replica_IO_Running"], row["Replica_SQL_Running"], row["Last_SQL_Error"]) == ("Yes", "Yes", ""), (
+            name
+        )
+        # With the relay logs of the set, under this host's name: they go on where the applier stood.
+        (recorded,) = (channel for channel in backup.manifest["channels"] if channel["name"] == name)
+        assert int(row["SQL_Delay"]) == recorded["delay"]
+    assert found[_ODD]["Exec_Source_Log_Pos"] >= next(
+        channel["source_log_pos"] for channel in backup.manifest["channels"] if channel["name"] == _ODD
+    )
+    assert host.sql("SELECT @@server_uuid") != replica.sql("SELECT @@server_uuid")
