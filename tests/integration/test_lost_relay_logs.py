@@ -292,7 +292,6 @@ def test_the_playbook_says_and_then_heals(make_fleet: t.Callable[..., Fleet]) ->
         replica_reposition_login_user="root",
         replica_reposition_config_file="",
         replica_reposition_login_unix_socket=str(case.replica.socket),
-        replica_reposition_state_dir=str(fleet.root / "state" / "replica1"),
         replica_reposition_source_login_user="looker",
         replica_reposition_source_login_password="looks",
     )
@@ -309,6 +308,9 @@ def test_the_playbook_says_and_then_heals(make_fleet: t.Callable[..., Fleet]) ->
     assert case.status()["Slave_SQL_Running"] == "No"
     healed = run_playbook("reposition", inventory, extra_vars={"replica_reposition_execute": "true"})
     assert healed.status == 0 and "changed=1" in healed.output, healed.output
+    assert "no statement was run" in said.output and "the statements were run" in healed.output
+    # Lock and journal are those of the backup, so that an unfinished restore of this server is noticed.
+    assert list((fleet.root / "state" / "replica1").glob("reposition-*/master.info"))
     case.in_step()
     nobody = run_playbook("reposition", inventory, extra_vars={"replica_reposition_hosts": "nobody_here"})
     assert nobody.status != 0 and "Nobody to reposition. replica_reposition_hosts" in nobody.output
