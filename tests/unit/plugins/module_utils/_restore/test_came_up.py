@@ -189,6 +189,7 @@ def test_tables_that_do_not_open(journal: Journal) -> None:
     assert found.verdict is False
     assert "d.t: 1812" in found.detail
     assert verdicts(journal, tables=Tables(9, 5, (), 4))["tables"].verdict is None
+    assert verdicts(journal, tables=Tables(0, 0))["tables"].verdict is None
 
 
 def test_another_server_at_the_login(journal: Journal, tmp_path: Path) -> None:
