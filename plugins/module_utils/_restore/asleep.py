@@ -10,7 +10,11 @@ import typing as t
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _service
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.journal import Journal, load
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.journal import (
+    Journal,
+    load,
+    over_another,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.origin import origin_of
 
 
@@ -57,9 +61,12 @@ def handed_on(state_dir: str) -> dict[str, t.Any]:
 
 
 def wake(journal: Journal) -> None:
-    """Everything as before ``keep``: the restore came to nothing. systemd starts no socket whose service runs."""
+    """Everything as before ``keep``: the restore came to nothing. systemd starts no socket whose service runs.
+
+    A restore below it that waits to be resumed is not to be woken either.
+    """
     noted = journal.work.get("manager")
-    if noted is not None:
+    if noted is not None and not over_another(journal.state_dir):
         # What has to be cleared away after a failure must not be kept from it.
         with contextlib.suppress(ReplicaBackupError, OSError):
             manager = _service.from_dict(noted)

@@ -37,6 +37,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.mapping import Mapping
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.origin import Origin, origin_of
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.roots import (
+    SHARED,
     Root,
     Roots,
     Survey,
@@ -137,6 +138,8 @@ def plan(request: Request, feed: Feed) -> Plan:
     mounts = mount_points()
     roots = Roots(mapping, restore_id, mounts, stale_names(mapping, origin))
     seen = survey(feed.backup.records, mapping, roots)
+    _refuse_inside(roots.all, "state_dir", request.state_dir)
+    _refuse_inside(roots.all, "set", feed.backup.directory)
     refuse_used_by_others(roots.all, process)
     if request.check_space:
         check_space(roots.all, seen)
@@ -155,16 +158,33 @@ def _running(process: _server.ServerProcess, datadir: str) -> RefusedError:
     )
 
 
-def refuse_used_by_others(roots: t.Iterable[Root], own: _server.ServerProcess | None) -> None:
+def _refuse_inside(roots: t.Iterable[Root], rule: str, directory: str) -> None:
+    """Raise RefusedError when what the restore itself works with would be moved aside under its hands."""
+    for root in roots:
+        if root.style != SHARED and fs.below(fs.real(directory), root.path) is not None:
+            raise RefusedError(
+                f"{directory} lies in {root.path}, which would be moved aside while it is needed",
+                found=f"the {'state directory' if rule == 'state_dir' else 'set'} inside of the data directory",
+                expected="a place outside of it",
+                server_state=_UNTOUCHED,
+                next_command="set replica_backup_state_dir to another directory"
+                if rule == "state_dir"
+                else "move the set elsewhere, and restore it from there",
+                rule=rule,
+            )
+
+
+def refuse_used_by_others(roots: t.Sequence[Root], own: _server.ServerProcess | None) -> None:
     """Raise RefusedError when another server works on files that would be exchanged: of two servers on one host, the
-    tablespaces of one may lie where the set of the other had its own."""
-    stale = [(root, re.compile(root.stale, re.DOTALL)) for root in roots if root.stale]
-    for holder in _server.holders([root.path for root, _pattern in stale]).found if stale else ():
-        if own is not None and holder.pid == own.pid:
+    tablespaces of one may lie where the set of the other had its own, or all of it inside of the other's directory."""
+    theirs = [(root, re.compile(root.stale or r"(?!)", re.DOTALL)) for root in roots]
+    for holder in _server.holders([root.path for root in roots]).found:
+        process = _server.read_process(holder.pid)
+        if process is None or not _server.is_server(process) or (own is not None and holder.pid == own.pid):
             continue
-        for root, pattern in stale:
+        for root, pattern in theirs:
             relative = fs.below(holder.path, root.path)
-            if relative is not None and pattern.fullmatch(relative):
+            if relative is not None and (root.style != SHARED or pattern.fullmatch(relative)):
                 raise RefusedError(
                     f"Another server works on {holder.path}, which would be exchanged",
                     found=f"pid {holder.pid}, {holder.command}",
@@ -229,10 +249,10 @@ def restore(
     began the journal stays and the next call goes on. A call that finds the set laid already changes nothing.
     """
     if check:
-        going = journals.load(request.state_dir)
-        if going is not None and going.phase not in ("staging", "staged"):
-            return {"changed": going.phase == "switching", **_summary(going)}
         _refuse_open_run(request)
+        going = journals.load(request.state_dir)
+        if going is not None and not _begins_anew(going, request, feed):
+            return {"changed": going.phase == "switching", **_summary(going)}
         return {"changed": True, **plan(request, feed).to_result(feed)}
     _ledger.prepare_state_dir(request.state_dir)
     with _ledger.locked(request.state_dir, _WHO):
@@ -251,14 +271,10 @@ def _refuse_open_run(request: Request) -> None:
         raise _ledger.unfinished(ledger)
 
 
-def _go_on(journal: Journal, request: Request, feed: Feed) -> dict[str, t.Any] | None:
-    """What to do about an earlier restore that did not come to its end; None: begin anew."""
-    roots = [Root.from_dict(root) for root in journal.work["roots"]]
+def _begins_anew(journal: Journal, request: Request, feed: Feed) -> bool:
+    """Whether an earlier restore is given up for this one; False: it goes on, or has nothing left to do."""
     if journal.phase in ("staging", "staged"):
-        asleep.wake(journal)
-        stage.remove_staging(roots, list(journal.work.get("made", {})))
-        journal.discard()
-        return None
+        return True
     same = journal.set_label == feed.backup.label and journal.identity == request.identity
     if journal.phase == "switching":
         if not same:
@@ -271,28 +287,43 @@ def _go_on(journal: Journal, request: Request, feed: Feed) -> dict[str, t.Any] |
                 f" -e replica_restore_identity={journal.identity}",
                 rule="restore",
             )
+        return False
+    if same or request.force:
+        return request.force
+    raise RefusedError(
+        f"A restore of {journal.set_label} as {journal.identity} was laid down here and its server not resumed yet",
+        found=f"phase {journal.phase}, now asked for {feed.backup.label} as {request.identity}",
+        expected="mysql_replica_resume to end it",
+        server_state="as it was",
+        next_command="resume it, or set replica_restore_force=true, which moves its files aside",
+        rule="restore",
+    )
+
+
+def _go_on(journal: Journal, request: Request, feed: Feed) -> dict[str, t.Any] | None:
+    """What to do about an earlier restore that did not come to its end; None: begin anew."""
+    roots = [Root.from_dict(root) for root in journal.work["roots"]]
+    if journal.phase in ("staging", "staged"):
+        asleep.wake(journal)
+        stage.remove_staging(roots, list(journal.work.get("made", {})))
+        journal.discard()
+        earlier = journals.load(request.state_dir)
+        return None if earlier is None else _go_on(earlier, request, feed)
+    if _begins_anew(journal, request, feed):
+        return None
+    if journal.phase == "switching":
         asleep.keep(journal, service_manager=request.service_manager, service_name=request.service_name)
         _nobody_runs(journal.target["datadir"], request)
         _exchange(journal, roots)
         return {"changed": True, **_summary(journal)}
-    if same and not request.force:
-        return {"changed": False, **_summary(journal)}
-    if not request.force:
-        raise RefusedError(
-            f"A restore of {journal.set_label} as {journal.identity} was laid down here and its server not resumed yet",
-            found=f"phase {journal.phase}, now asked for {feed.backup.label} as {request.identity}",
-            expected="mysql_replica_resume to end it",
-            server_state="as it was",
-            next_command="resume it, or set replica_restore_force=true, which moves its files aside",
-            rule="restore",
-        )
-    return None
+    return {"changed": False, **_summary(journal)}
 
 
 def _restore(request: Request, feed: Feed, tick: t.Callable[[], None]) -> dict[str, t.Any]:
     started = time.monotonic()
     decided = plan(request, feed)
     roots = decided.roots.all
+    earlier = journals.load(request.state_dir)
     journal = Journal(
         state_dir=request.state_dir,
         restore_id=decided.restore_id,
@@ -300,8 +331,10 @@ def _restore(request: Request, feed: Feed, tick: t.Callable[[], None]) -> dict[s
         identity=request.identity,
         head=dict(feed.backup.head),
         target=_target(decided),
+        moved_aside=[] if earlier is None else list(earlier.moved_aside),
         work={"roots": [root.to_dict() for root in roots], "made": {}, **asleep.handed_on(request.state_dir)},
     )
+    journals.keep_earlier(request.state_dir)
     journal.advance("staging")
     made: list[str] = []
     try:
@@ -336,10 +369,12 @@ def _restore(request: Request, feed: Feed, tick: t.Callable[[], None]) -> dict[s
         journal.advance("switching")
     except BaseException:
         stage.remove_staging(roots, made)
+        again = not journals.over_another(request.state_dir)
         journal.phase = "staged"
         journal.discard()
-        _start_again(stopped)
-        asleep.wake(journal)
+        if again:
+            _start_again(stopped)
+            asleep.wake(journal)
         raise
     _exchange(journal, roots)
     return {"changed": True, **_summary(journal)}
@@ -447,6 +482,17 @@ def _start_again(stopped: ServiceManager | None) -> None:
 
 def _exchange(journal: Journal, roots: t.Sequence[Root]) -> None:
     switch(journal, roots, mount_points())
+    for root in roots:
+        # Its files went with it: whoever started the server in the last moment has it on the old ones.
+        process = _running_now(root.before)
+        if process is not None:
+            raise ReplicaBackupError(
+                f"Somebody has started the server while its files were exchanged; it works on {root.before}",
+                found=f"pid {process.pid}",
+                expected="no server there",
+                server_state=f"running on its old files, pid {process.pid}; the new ones are in place",
+                next_command=f"kill {process.pid} and run the restore again: it goes on",
+            )
     _relabel([root.path for root in roots])
     journal.advance("laid")
 

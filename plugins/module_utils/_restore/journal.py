@@ -9,6 +9,7 @@ up the server but the restore itself. Finished, it becomes ``STATE_DIR/restore.l
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import typing as t
@@ -20,6 +21,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors i
 FORMAT = 1
 _JOURNAL = "restore.json"
 _LAST = "restore.last.json"
+_EARLIER = "restore.earlier.json"
 # Nothing but new directories until "switching"; from then on forward only; from "laid" on the files are complete.
 PHASES = ("staging", "staged", "switching", "laid", "starting", "serving", "done")
 
@@ -69,11 +71,28 @@ class Journal:
         _ledger.sync_directory(self.state_dir)
 
     def discard(self) -> None:
-        """Nothing of it is left on the host (before the switch only)."""
+        """Nothing of it is left on the host (before the switch only); one that it was begun over waits again."""
         if PHASES.index(self.phase) >= PHASES.index("switching"):
             raise ReplicaBackupError("This restore has begun to exchange files", found=self.phase, expected="staged")
-        os.unlink(journal_path(self.state_dir))
+        if over_another(self.state_dir):
+            os.rename(os.path.join(self.state_dir, _EARLIER), journal_path(self.state_dir))
+        else:
+            os.unlink(journal_path(self.state_dir))
         _ledger.sync_directory(self.state_dir)
+
+
+def keep_earlier(state_dir: str) -> None:
+    """Before a restore is begun: the record of one whose files lie in place is kept until these are exchanged."""
+    earlier = os.path.join(state_dir, _EARLIER)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(earlier)
+    with contextlib.suppress(FileNotFoundError):
+        os.link(journal_path(state_dir), earlier)
+
+
+def over_another(state_dir: str) -> bool:
+    """Whether the restore at work was begun over one whose files lie in place."""
+    return os.path.lexists(os.path.join(state_dir, _EARLIER))
 
 
 def journal_path(state_dir: str) -> str:

@@ -249,15 +249,16 @@ def stale_names(mapping: Mapping, origin: Origin) -> dict[str, str]:
     add(target.aria_log, r"aria_log_control", r"aria_log\.\d+")
     system = [part.strip().split(":")[0] for part in origin.get("innodb_data_file_path").split(";")]
     add(target.innodb_home, *(re.escape(name) for name in system if name and "/" not in name))
-    for base, index in (
-        (target.relay_log_base, target.relay_log_index),
-        (target.binlog_base, target.binlog_index),
+    # Relay logs have the name of their channel behind the base name; binary logs so named are another server's.
+    for base, index, of_channel in (
+        (target.relay_log_base, target.relay_log_index, "(?:-[^/]*)?"),
+        (target.binlog_base, target.binlog_index, ""),
     ):
         if base:
             name = re.escape(os.path.basename(base))
-            add(os.path.dirname(base), rf"{name}(?:-[^/]*)?\.\d{{6,}}(?:\.idx)?", rf"{name}\.state")
+            add(os.path.dirname(base), rf"{name}{of_channel}\.\d{{6,}}(?:\.idx)?", rf"{name}\.state")
             stem = re.escape(os.path.splitext(os.path.basename(index))[0])
-            add(os.path.dirname(index), rf"{stem}(?:-[^/]*)?\.index(?:[._][^/]*)?")
+            add(os.path.dirname(index), rf"{stem}{of_channel}\.index(?:[._][^/]*)?")
     tables = r"[^/]*\.(?:ibd|cfg|cfp|ibu|isl|MYD|MYI|MAD|MAI|CSV|CSM|ARZ)"
     for name, path in origin.places.items():
         if name.partition("-")[0] == "tablespaces":

@@ -24,6 +24,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.mapping import Mapping
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.rewrite import Rewritten, rewrite
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.roots import (
+    SHARED,
     Located,
     Root,
     Roots,
@@ -50,6 +51,8 @@ class _Mapped:
         moved = self._moved(record)
         if moved.path == "." and record.place != "datadir" and moved.place == self._datadir_key:
             # The directory of another place is the data directory here; that has an entry of its own.
+            return
+        if moved.path == "." and any(root.key == moved.place and _private(root) for root in self._roots.all):
             return
         self._inner.plain(moved)
 
@@ -166,11 +169,17 @@ def lay_down(
     return Staged(directories.files, directories.bytes, rewritten, tuple(sorted(owners.unknown)))
 
 
+def _private(root: Root) -> bool:
+    """A staging directory inside of one that others may write to, as /tmp: what it holds is renamed into that by root,
+    so nobody else may put anything into it. It is removed in the end, and its owner and mode with it."""
+    return root.style == SHARED and root.staging != root.path
+
+
 def _dress_directories(roots: Roots, survey: Survey, owners: Owners) -> None:
     """A root that has no entry of its own in the set is as the data directory is."""
     like = next((record for record in survey.own_records.values() if record.place == "datadir"), None)
     for root in roots.all:
-        if root.key not in survey.own_records and like is not None:
+        if root.key not in survey.own_records and like is not None and not _private(root):
             if os.geteuid() == 0:
                 os.chown(fs.encode(root.staging), *owners.of(like))
             os.chmod(fs.encode(root.staging), _MODE)

@@ -90,7 +90,7 @@ def _bring_in(journal: Journal, root: Root) -> None:
     else:
         status = os.stat(fs.encode(root.staging))
         _merge(journal, root, ".")
-        if root.style == ENTRIES or journal.work.get("made", {}).get(root.path):
+        if root.style == ENTRIES:
             if os.geteuid() == 0:
                 os.chown(fs.encode(root.path), status.st_uid, status.st_gid)
             os.chmod(fs.encode(root.path), stat.S_IMODE(status.st_mode))
