@@ -98,9 +98,15 @@ def _by_auto_position(
 ) -> SourceView:
     row = session.query(
         "SELECT GTID_SUBSET(@@GLOBAL.gtid_purged, %s) AS has, GTID_SUBTRACT(@@GLOBAL.gtid_purged, %s) AS gone,"
-        " @@GLOBAL.gtid_executed AS executed",
-        (replica.gtid_state, replica.gtid_state),
+        " GTID_SUBTRACT(%s, @@GLOBAL.gtid_executed) AS lost, @@GLOBAL.server_uuid AS uuid",
+        (replica.gtid_state, replica.gtid_state, replica.gtid_state),
     )[0]
+    # Of its own ones alone: the same comparison that it makes itself when a receiver connects (error 1236).
+    lost = [part.strip() for part in str(row["lost"]).split(",") if part.strip().startswith(f"{row['uuid']}:")]
+    if lost:
+        return SourceView(
+            False, f"it lacks transactions of its own that this server has ({lost[0]}): it was restored or set back"
+        )
     if not int(row["has"] or 0):
         return SourceView(False, f"it has purged transactions that this server lacks: {row['gone']}")
     return SourceView(True, "it has purged nothing that this server lacks")
