@@ -19,9 +19,9 @@ CHECK := tests/lab/check.sh
 LAB := PYTHONPATH=$(CURDIR)/.ansible/collections python -m ansible_collections.mysql_ops.replica_backup.tests.lab
 
 SCENARIOS := default mysql97 mysql56 mariadb_multisource scattered_files
-# Two lanes side by side: the second mostly waits for containers.
+# Two lanes side by side, about as long as each other.
 STAGES := lint sanity unit integration
-SECOND := molecule
+SECOND := molecule restore
 
 .PHONY: help setup setup-tests demo test $(STAGES) $(SECOND) image clean
 
@@ -40,8 +40,8 @@ demo: setup ## A source and two replicas on this machine, backed up one after th
 test: setup-tests ## Everything below, and a count at the end
 	@$(LAB).cleanup leftovers
 	@rm -rf $(RESULTS)
-	@mkdir -p $(RESULTS); status=0; log=$(RESULTS)/$(SECOND).log; \
-	$(MAKE) --no-print-directory $(SECOND) >"$$log" 2>&1 & second=$$!; \
+	@mkdir -p $(RESULTS); status=0; log=$(RESULTS)/second.log; \
+	$(MAKE) --no-print-directory --keep-going $(SECOND) >"$$log" 2>&1 & second=$$!; \
 	for stage in $(STAGES); do \
 	    printf '\n===== %s\n' "$$stage"; $(MAKE) --no-print-directory "$$stage" || status=1; \
 	done; \
@@ -71,7 +71,11 @@ unit: setup-tests ## Unit tests, with the branch coverage gate
 
 integration: setup-tests ## Tests against real servers on this machine
 	@mkdir -p $(RESULTS)
-	@$(PYTEST) tests/integration --junitxml=$(RESULTS)/integration.xml
+	@$(PYTEST) tests/integration --ignore=tests/integration/restore --junitxml=$(RESULTS)/integration.xml
+
+restore: setup-tests ## Restores, drills and lost relay logs on real servers of this machine
+	@mkdir -p $(RESULTS)
+	@$(PYTEST) tests/integration/restore --junitxml=$(RESULTS)/restore.xml
 
 # An image that cannot be built fails its own scenario, in the count as well, and no other.
 molecule: setup-tests ## Fleets under writes: MariaDB 10.11 and 11.8, MySQL 5.6 and 9.7

@@ -361,3 +361,4 @@ def test_the_playbook(fleet: Fleet, tmp_path: Path) -> None:
     shutil.rmtree(other)
     run = run_playbook("verify", inventory, "--check", extra_vars=wanted)
     assert run.status == 0, run.output
+    assert f"nothing refuses a drill: {good}" in " ".join(run.output.split()) and "passed the drill" not in run.output
