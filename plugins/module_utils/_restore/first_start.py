@@ -28,7 +28,10 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import ServiceManager
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.journal import Journal
 
-AGAIN = "mend the cause, then run the restore playbook (or mysql_replica_resume) again: it goes on from here"
+AGAIN = (
+    "mend the cause, then run the restore playbook again without replica_restore_force (or mysql_replica_resume):"
+    " it goes on from here; with it everything is laid down anew"
+)
 _POLL = 0.1
 # A process that appeared and is gone for this long, or never appeared for the second time, has given up.
 _GONE_SECONDS = 20.0

@@ -138,6 +138,6 @@ def refuse_unfinished(state_dir: str) -> None:
         found=f"phase {journal.phase} of restore {journal.restore_id}, {journal_path(state_dir)}",
         expected="no unfinished restore",
         server_state="as it was",
-        next_command="run the restore playbook again with the same set: it continues, or begins anew",
+        next_command="run the restore playbook again with the same set, without replica_restore_force: it continues",
         rule="restore",
     )
