@@ -49,7 +49,8 @@ def rewrite(mapping: Mapping, specials: t.Sequence[Special]) -> Rewritten:
     known = {fs.absolute(old, datadir): new for old, new in relay_logs.items()}
 
     def of_status(line: str) -> str:
-        return known.get(fs.absolute(line, datadir), line)
+        # Servers write relay logs with their directory. The source's binary logs have none, and maybe the same names.
+        return known.get(fs.absolute(line, datadir), line) if "/" in line else line
 
     for special in specials:
         if special.what == "status_file" and known:
