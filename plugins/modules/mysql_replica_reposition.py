@@ -296,6 +296,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._module i
     service_argument_spec,
     state_argument_spec,
 )
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import journal
 
 
 def _channels_of(path: str) -> tuple[t.Mapping[str, t.Any], ...]:
@@ -382,6 +383,8 @@ def main() -> None:
         _ledger.prepare_state_dir(params["state_dir"])
         # A backup or a recovery must not meet a replica whose channels are being reset.
         with _ledger.locked(params["state_dir"], who="mysql_replica_reposition"):
+            # Nobody has looked yet at what a restore brought up.
+            journal.refuse_unfinished(params["state_dir"])
             return _reposition.reposition(request, apply=apply)
 
     run(module, work)

@@ -162,7 +162,8 @@ class Directories:
             os.ftruncate(self._file, record.size)
             if self._change_owner:
                 os.fchown(self._file, *self._owners.of(record))
-            os.fchmod(self._file, record.mode)
+            # Nothing of a server runs with the rights of its file's owner.
+            os.fchmod(self._file, record.mode & 0o777)
             os.utime(self._file, ns=(record.mtime_ns, record.mtime_ns))
         except OSError as problem:
             raise self._failed(problem, self._path(record)) from problem

@@ -6,20 +6,22 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 import typing as t
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _fspath as fs
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _replication
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Session
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import QueryError, Session
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.plan import Healing, render
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.replica import Replica
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Channel
 
 _WAIT_POLL = 0.25
+_RELOAD = re.compile(r"\bRELOAD\b|\bALL PRIVILEGES ON \*\.\*")
 
 
 def save_files(variables: t.Mapping[str, str], target: str) -> tuple[str, ...]:
@@ -54,6 +56,27 @@ def save_files(variables: t.Mapping[str, str], target: str) -> tuple[str, ...]:
     return tuple(copies)
 
 
+def refuse_without_reload(session: Session, server_state: str) -> None:
+    """RESET REPLICA needs RELOAD (manual, "RESET REPLICA Statement"): asked before any thread is stopped for it.
+
+    Raises RefusedError when the account certainly lacks it. What comes by a role is not looked into.
+    """
+    try:
+        grants = [str(text) for row in session.query("SHOW GRANTS") for text in row.values()]
+    except QueryError:
+        return
+    if any(_RELOAD.search(text) or " ON " not in text for text in grants):
+        return
+    raise RefusedError(
+        "This account may not throw relay logs away (RESET REPLICA)",
+        found="no RELOAD among its grants",
+        expected="RELOAD on *.*",
+        server_state=server_state,
+        next_command="GRANT RELOAD ON *.* to the account that logs in here, then run this again; nothing was reset",
+        rule="grants",
+    )
+
+
 def execute(session: Session, replica: Replica, healing: Healing, *, wait: float = 60.0) -> Channel:
     """Run the statements of one channel and wait until it replicates; ``wait`` in seconds.
 
@@ -70,7 +93,7 @@ def execute(session: Session, replica: Replica, healing: Healing, *, wait: float
                 found=error.found,
                 expected=f"replication from {healing.coordinates.text()}",
                 server_state=f"running; done so far: {' '.join(done) or 'nothing'}",
-                next_command=" ".join(rest),
+                next_command=f"mend the cause and run this again, or type: {' '.join(rest)}",
                 coordinates=healing.coordinates.text(),
             ) from error
         done.append(render(statement))

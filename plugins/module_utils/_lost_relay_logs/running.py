@@ -17,6 +17,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_rel
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.execute import (
     execute,
+    refuse_without_reload,
     save_files,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.plan import Healing, plan
@@ -63,6 +64,8 @@ def refuse_unasked(replica: Replica, plans: t.Sequence[Healing]) -> None:
 
 def carry_out(session: Session, replica: Replica, plans: t.Sequence[Healing], request: Request) -> dict[str, t.Any]:
     """Run the statements of every channel that needs them; what that adds to the result."""
+    if any(healing.needed for healing in plans):
+        refuse_without_reload(session, replica.state)
     saved = list(save_files(replica.variables, request.save_to)) if request.save_to else []
     return {
         "saved": saved,

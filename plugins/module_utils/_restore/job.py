@@ -128,7 +128,8 @@ def plan(request: Request, feed: Feed) -> Plan:
                 moves,
                 request.allow_upgrade,
             )
-        )
+        ),
+        f"the server of {offline.facts.datadir} ({', '.join(offline.facts.option_files) or 'no option file'})",
     )
     process = _offline.running_process(offline.facts)
     if process is not None and not request.force:
@@ -288,6 +289,9 @@ def _begins_anew(journal: Journal, request: Request, feed: Feed) -> bool:
                 rule="restore",
             )
         return False
+    if same and journal.phase in ("starting", "serving"):
+        # What stopped it there was no fault of the files: it is mended, and the same command given again.
+        return False
     if same or request.force:
         return request.force
     raise RefusedError(
@@ -424,7 +428,8 @@ def _warnings(decided: Plan, staged: stage.Staged) -> list[str]:
                 " option files are this host's own; they are in the set"
             )
     if decided.mapping.clone:
-        words.append("auto.cnf and SQL_LOAD files of the old identity were left out; the clone makes its own")
+        old = "auto.cnf and SQL_LOAD files" if decided.origin.dialect.has_server_uuid else "SQL_LOAD files"
+        words.append(f"{old} of the old identity were left out; the clone makes its own")
     return words
 
 

@@ -30,7 +30,10 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_rel
     Coordinates,
     gtid_mode,
 )
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.execute import save_files
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.execute import (
+    refuse_without_reload,
+    save_files,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.plan import plan, render
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.replica import Replica, look
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._lost_relay_logs.source import (
@@ -47,6 +50,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.
 _TABLES_SECONDS = 60.0
 # For receivers to connect where nobody waits for catch-up.
 _SETTLE_SECONDS = 10.0
+# Seconds that a source may take to forget a replica that is gone (it notices when it sends to it again).
+_FORGET_SECONDS = 60.0
 _READY = ("laid", "starting", "serving")
 
 
@@ -317,37 +322,51 @@ class _Resume:
         log = first_start.log_of(self.record)
         with _connection.connect(self.request.login, read_timeout=2 * _TABLES_SECONDS) as patient:
             tables = came_up.open_tables(patient, _TABLES_SECONDS)
+        variables = session.variables()
         return came_up.CameUp(
             identity=_connection.identify(session),
-            variables=session.variables(),
+            variables=variables,
             channels=tuple(_replication.read_channels(session, target.dialect)),
             tables=tables,
             log=None if log is None else log.text(),
             # Once a thread has run, this server is among them itself.
-            registered=None if self._begun or had_run else self._registered(target),
+            registered=None if self._begun or had_run else self._registered(target, variables.get("server_id", "")),
             had_run=had_run,
         )
 
-    def _registered(self, target: Target) -> tuple[dict[str, str], ...] | None:
-        """Replicas that the sources know; what they do not tell is warned of."""
+    def _registered(self, target: Target, ours: str) -> tuple[dict[str, str], ...] | None:
+        """Replicas that the sources know; what they do not tell is warned of.
+
+        A source lists the server that ran here before for a while longer: it is given time to notice that it is gone.
+        """
         if self.request.source_login is None:
             return None
+        deadline = time.monotonic() + (_FORGET_SECONDS if self.record.moved_aside else 0)
+        while True:
+            found = self._asked(target)
+            if time.monotonic() >= deadline or not any(row["server_id"] == ours for row in found):
+                return tuple(found)
+            time.sleep(1.0)
+
+    def _asked(self, target: Target) -> list[dict[str, str]]:
         found: list[dict[str, str]] = []
         for host, port in {(c["source_host"], int(c["source_port"])) for c in self.record.head["channels"]}:
             try:
                 with _connection.connect(self._source_login(host, port), read_timeout=60) as source:
                     rows = source.query(target.dialect.show_replicas)
             except ReplicaBackupError as error:
-                self.warnings.append(
+                words = (
                     f"The source {host}:{port} does not tell which replicas it has, so nobody has looked whether one of"
                     f" them has this server_id: {error.message} ({error.found})"
                 )
+                if words not in self.warnings:
+                    self.warnings.append(words)
                 continue
             for row in rows:
                 low = {key.lower(): str(value) for key, value in row.items()}
                 uuid = low.get("replica_uuid") or low.get("slave_uuid") or ""
                 found.append({"server_id": low["server_id"], "host": low.get("host", ""), "uuid": uuid})
-        return tuple(found)
+        return found
 
     def _source_login(self, host: str, port: int) -> Login:
         return replace(t.cast(Login, self.request.source_login), host=host, port=port, unix_socket=None)
@@ -367,7 +386,7 @@ class _Resume:
             expected=f"the server of {self.record.set_label} as {self.record.identity}",
             server_state=self._state(),
             next_command="correct what is named (settings of this server), stop it and run the restore playbook again;"
-            " or restore once more with replica_restore_force=true",
+            " or restore another set with replica_restore_force=true",
             rule="came_up",
             checks=[check.to_dict() for check in checks],
         )
@@ -476,6 +495,8 @@ class _Resume:
     def _read_again(self, session: Session, replica: Replica, plans: t.Mapping[str, _ChannelPlan]) -> str:
         """RESET and CHANGE where that was decided; returns where the repositories' files were saved, "" for nowhere."""
         work = {name: one for name, one in plans.items() if one.statements}
+        if work:
+            refuse_without_reload(session, self._state())
         for name in plans:
             # Durable before the first thread starts or is reset: from here on coordinates move.
             self._begun.setdefault(name, {"how": plans[name].choice.how, "begun": _ledger.utc()})
@@ -496,7 +517,7 @@ class _Resume:
                         found=error.found,
                         expected=f"replication from {one.place}",
                         server_state=f"running, threads stopped; done so far: {' '.join(done) or 'nothing'}",
-                        next_command=f"{' '.join(rest)}; or {AGAIN}",
+                        next_command=f"{AGAIN}; or type: {' '.join(rest)}",
                     ) from error
                 done.append(render(statement))
             self._begun[name]["done"] = _ledger.utc()

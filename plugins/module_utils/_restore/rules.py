@@ -54,14 +54,14 @@ def judge(subject: Subject) -> list[Verdict]:
     ]
 
 
-def refuse(verdicts: t.Iterable[Verdict]) -> None:
-    """Raise RefusedError with all that is wrong at once."""
+def refuse(verdicts: t.Iterable[Verdict], where: str = "this host's server") -> None:
+    """Raise RefusedError with all that is wrong at once; ``where`` names the server that it is about."""
     failed = [verdict for verdict in verdicts if not verdict.ok]
     if not failed:
         return
     first = failed[0]
     raise RefusedError(
-        "This set cannot be restored here: " + "; ".join(verdict.message for verdict in failed),
+        f"This set cannot be restored to {where}: " + "; ".join(verdict.message for verdict in failed),
         found="; ".join(verdict.found for verdict in failed),
         expected="; ".join(verdict.expected for verdict in failed),
         server_state="as it was, nothing was changed",

@@ -387,7 +387,11 @@ def main(arguments: t.Sequence[str]) -> int:
         own.state, own.error = FAILED, {"msg": f"The restore did not come to its end: {error}"}
     except BaseException as error:
         own.state = FAILED
-        own.error = {"msg": f"The restore failed: {error!r}", "exception": traceback.format_exc()}
+        own.error = {
+            "msg": f"The restore failed, by a fault of its own: {error!r}. Next: run it again; until the files are"
+            " exchanged everything is as it was, from then on it goes on. Please report it with the exception",
+            "exception": traceback.format_exc(),
+        }
     own.finished = _ledger.utc()
     with contextlib.suppress(OSError, ReplicaBackupError):
         _clear(state_dir)
