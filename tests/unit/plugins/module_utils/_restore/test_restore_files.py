@@ -31,7 +31,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._installe
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import job, journal, roots, switch
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.feed import LocalFeed
 from ansible_collections.mysql_ops.replica_backup.tests.integration.conftest import lab_root
-from ansible_collections.mysql_ops.replica_backup.tests.integration.test_load_data import without_log
+from ansible_collections.mysql_ops.replica_backup.tests.integration.restore.test_load_data import without_log
 from ansible_collections.mysql_ops.replica_backup.tests.lab.local import (
     REPLICATION_PASSWORD,
     REPLICATION_USER,
