@@ -198,7 +198,7 @@ def kinds(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("site", names, indirect=True, scope="module")
 
 
-@kinds("mariadb-gtid", "mysql56-file")
+@kinds("mariadb-position", "mariadb-gtid", "mysql56-file", "mysql56-table")
 def test_a_plan_changes_nothing_and_there_has_to_be_a_restore(site: Site) -> None:
     with pytest.raises(RefusedError, match="no restored server here"):
         go_on(site.replica)
