@@ -341,7 +341,9 @@ class _Resume:
         """
         if self.request.source_login is None:
             return None
-        deadline = time.monotonic() + (_FORGET_SECONDS if self.record.moved_aside else 0)
+        # Of the same server only a word of warning hangs on it.
+        patient = self.record.identity == "clone" and self.record.moved_aside
+        deadline = time.monotonic() + (_FORGET_SECONDS if patient else 0)
         while True:
             found = self._asked(target)
             if time.monotonic() >= deadline or not any(row["server_id"] == ours for row in found):
