@@ -71,11 +71,11 @@ unit: setup-tests ## Unit tests, with the branch coverage gate
 
 integration: setup-tests ## Tests against real servers on this machine
 	@mkdir -p $(RESULTS)
-	@$(PYTEST) tests/integration --ignore=tests/integration/restore --junitxml=$(RESULTS)/integration.xml
+	@$(PYTEST) tests/integration --ignore=tests/integration/restore --ignore=tests/integration/races --junitxml=$(RESULTS)/integration.xml
 
-restore: setup-tests ## Restores, drills and lost relay logs on real servers of this machine
+restore: setup-tests ## Restores, drills, lost relay logs, and runs that meet, on real servers of this machine
 	@mkdir -p $(RESULTS)
-	@$(PYTEST) tests/integration/restore --junitxml=$(RESULTS)/restore.xml
+	@$(PYTEST) tests/integration/restore tests/integration/races --junitxml=$(RESULTS)/restore.xml
 
 # An image that cannot be built fails its own scenario, in the count as well, and no other.
 molecule: setup-tests ## Fleets under writes: MariaDB 10.11 and 11.8, MySQL 5.6 and 9.7

@@ -35,12 +35,17 @@ def start_ticks(pid: int) -> int | None:
 
 
 def is_running(pid: int) -> bool:
-    """Return whether the process exists and is more than a zombie."""
+    """Return whether the process exists and is more than a zombie.
+
+    The first thread may be one while others, and with them the open sockets and files, are still on their way out.
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        if stat.rpartition(")")[2].split()[0] not in "ZX":
+            return True
+        return len(os.listdir(f"/proc/{pid}/task")) > 1
     except OSError:
         return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def all_pids() -> Iterator[int]:
