@@ -341,7 +341,7 @@ def _extract(feed: LocalFeed, mapping: Mapping, scratch: Scratch) -> None:
             expected=f"nothing outside of {scratch.directory}",
             rule="scratch",
         )
-    stage.make_directories(roots.all, found, owners)
+    stage.make_directories(roots.all, found, owners, [])
     stage.lay_down(feed, mapping, roots, found, owners)
     for path in _layout_directories(mapping.target):
         os.makedirs(fs.encode(path), 0o700, exist_ok=True)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import abc
 import os
 import typing as t
 
@@ -76,7 +77,7 @@ class ManifestFeed:
         """What was brought here belongs to whoever made the directory."""
 
 
-class _StreamFeed:
+class _StreamFeed(abc.ABC):
     """A set whose data come as a stream; its manifest lies in ``directory``, a private one on this host."""
 
     part_on_disk = False
@@ -102,8 +103,9 @@ class _StreamFeed:
             output.remove_if_there(self._spooled)
             output.remove_if_there(self._spooled + output.PARTIAL_SUFFIX)
 
+    @abc.abstractmethod
     def _stream(self) -> ByteStream:
-        raise NotImplementedError
+        """Begin the data, from their first byte."""
 
     def _whole(self) -> Reader:
         """A zip file has its directory at its end: it is the one format that is brought here as a whole first."""

@@ -342,7 +342,7 @@ def _restore(request: Request, feed: Feed, tick: t.Callable[[], None]) -> dict[s
     journal.advance("staging")
     made: list[str] = []
     try:
-        made += stage.make_directories(roots, decided.survey, decided.owners)
+        stage.make_directories(roots, decided.survey, decided.owners, made)
         journal.work["made"] = dict.fromkeys(made, True)
         journal.write()
         staged = stage.lay_down(feed, decided.mapping, decided.roots, decided.survey, decided.owners, tick)
@@ -367,18 +367,22 @@ def _restore(request: Request, feed: Feed, tick: t.Callable[[], None]) -> dict[s
     journal.advance("staged")
     stopped: ServiceManager | None = None
     try:
+        running = _running_now(decided.offline.facts.datadir)
+        refuse_used_by_others(roots, running)
+        if running is not None and not request.force:
+            raise _running(running, decided.offline.facts.datadir)
         asleep.keep(journal, service_manager=request.service_manager, service_name=request.service_name)
-        refuse_used_by_others(roots, _running_now(decided.offline.facts.datadir))
         stopped = _nobody_runs(decided.offline.facts.datadir, request)
         journal.advance("switching")
     except BaseException:
+        # The server comes first, whatever becomes of the rest; before it its sockets, which systemd does not start
+        # any more once it runs.
+        asleep.wake(journal)
+        if not journals.over_another(request.state_dir):
+            _start_again(stopped)
         stage.remove_staging(roots, made)
-        again = not journals.over_another(request.state_dir)
         journal.phase = "staged"
         journal.discard()
-        if again:
-            _start_again(stopped)
-            asleep.wake(journal)
         raise
     _exchange(journal, roots)
     return {"changed": True, **_summary(journal)}

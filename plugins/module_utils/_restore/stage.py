@@ -104,34 +104,32 @@ class Staged:
     unknown_owners: tuple[str, ...]
 
 
-def make_directories(roots: t.Iterable[Root], survey: Survey, owners: Owners) -> list[str]:
-    """Make staging directories, and directories of the host that are missing; returns the latter."""
-    made = []
+def make_directories(roots: t.Iterable[Root], survey: Survey, owners: Owners, made: list[str]) -> None:
+    """Make staging directories, and directories of the host that are missing; ``made`` grows by each of the latter."""
     datadir_record = next((record for record in survey.own_records.values() if record.place == "datadir"), None)
     for root in roots:
         if root.staging == root.path:
             os.makedirs(fs.encode(root.path), 0o700, exist_ok=True)
             continue
         if root.staging.startswith(root.path + "/") and not fs.is_directory(root.path):
-            made += _make_missing(root.path, survey.own_records.get(root.key) or datadir_record, owners)
+            _make_missing(root.path, survey.own_records.get(root.key) or datadir_record, owners, made)
         elif not fs.is_directory(os.path.dirname(root.path)):
-            made += _make_missing(os.path.dirname(root.path), None, owners)
+            _make_missing(os.path.dirname(root.path), None, owners, made)
         os.mkdir(fs.encode(root.staging), 0o700)
-    return made
 
 
-def _make_missing(path: str, like: FileRecord | None, owners: Owners) -> list[str]:
+def _make_missing(path: str, like: FileRecord | None, owners: Owners, made: list[str]) -> None:
     missing = []
     while not os.path.lexists(fs.encode(path)):
         missing.append(path)
         path = os.path.dirname(path)
     for directory in reversed(missing):
         os.mkdir(fs.encode(directory), 0o755)
+        made.append(directory)
     if missing and like is not None:
         if os.geteuid() == 0:
             os.chown(fs.encode(missing[0]), *owners.of(like))
         os.chmod(fs.encode(missing[0]), like.mode if like.path == "." else _MODE)
-    return missing[:1]
 
 
 def lay_down(
