@@ -144,10 +144,15 @@ def _all_pids() -> list[int]:
 
 
 def _same_directory(one: str, other: str) -> bool:
+    """False too when one of them is gone by now: a process that ends takes its ``cwd`` in /proc along."""
     try:
         return os.path.samefile(one, other)
     except OSError:
+        pass
+    try:
         return os.path.realpath(one) == os.path.realpath(other)
+    except OSError:
+        return False
 
 
 def _option(argv: t.Sequence[str], name: str) -> str | None:

@@ -138,6 +138,17 @@ def _blind(monkeypatch: pytest.MonkeyPatch) -> None:
     alone(monkeypatch)
 
 
+def test_a_process_that_ends_while_it_is_looked_at_serves_nothing(tmp_path: Path) -> None:
+    """A zombie's ``cwd`` is still listed and leads nowhere."""
+    with subprocess.Popen(["true"]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        link = f"/proc/{ended.pid}/cwd"
+        assert os.path.lexists(link)
+        with pytest.raises(OSError):
+            os.readlink(link)
+        assert not _server._same_directory(link, str(tmp_path / "nowhere"))
+
+
 def test_without_cwd_the_lock_tells_the_servers_apart(
     stand_in: Callable[..., ServerProcess],
     lock: Callable[[Path], int],
