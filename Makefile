@@ -20,7 +20,7 @@ LAB := PYTHONPATH=$(CURDIR)/.ansible/collections python -m ansible_collections.m
 
 SCENARIOS := default mysql97 mysql56 mariadb_multisource scattered_files
 # Two lanes side by side, about as long as each other.
-STAGES := lint sanity unit integration
+STAGES := lint sanity unit integration faults
 SECOND := molecule restore
 
 .PHONY: help setup setup-tests demo test $(STAGES) $(SECOND) image clean
@@ -72,6 +72,10 @@ unit: setup-tests ## Unit tests, with the branch coverage gate
 integration: setup-tests ## Tests against real servers on this machine
 	@mkdir -p $(RESULTS)
 	@$(PYTEST) tests/integration --ignore=tests/integration/restore --ignore=tests/integration/races --junitxml=$(RESULTS)/integration.xml
+
+faults: setup-tests ## Faults injected into runs on this machine; FAULTS=all for every point of every kind
+	@mkdir -p $(RESULTS)
+	@$(PYTEST) tests/faults --junitxml=$(RESULTS)/faults.xml
 
 restore: setup-tests ## Restores, drills, lost relay logs, and runs that meet, on real servers of this machine
 	@mkdir -p $(RESULTS)

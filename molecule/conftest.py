@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The hosts and the sets of the scenario that runs."""
 
+from ansible_collections.mysql_ops.replica_backup.tests.lab.faults import faults
 from ansible_collections.mysql_ops.replica_backup.tests.lab.scenario import hosts, quiet, sets
 
-__all__ = ["hosts", "quiet", "sets"]
+__all__ = ["faults", "hosts", "quiet", "sets"]

@@ -19,6 +19,10 @@ if not (_PARENT / "replica_backup").exists():
     (_PARENT / "replica_backup").symlink_to(_ROOT)
 sys.path.insert(0, str(_ROOT / ".ansible" / "collections"))
 
+from ansible_collections.mysql_ops.replica_backup.tests.lab.faults import faults  # noqa: E402
+
+__all__ = ["faults"]
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:

@@ -1,0 +1,8 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Real servers for the faults in here."""
+
+from ansible_collections.mysql_ops.replica_backup.tests.integration.conftest import fleet, make_fleet
+
+__all__ = ["fleet", "make_fleet"]
