@@ -14,7 +14,7 @@ import pytest
 
 from ansible_collections.mysql_ops.replica_backup.tests.integration.conftest import lab_root
 from ansible_collections.mysql_ops.replica_backup.tests.lab import results
-from ansible_collections.mysql_ops.replica_backup.tests.lab.faults import Faults, LocalReplica
+from ansible_collections.mysql_ops.replica_backup.tests.lab.faults import FIGURES, Faults, LocalReplica
 from ansible_collections.mysql_ops.replica_backup.tests.lab.local import Topology
 from ansible_collections.mysql_ops.replica_backup.tests.lab.window import Window
 
@@ -42,7 +42,7 @@ def backup(subject: LocalReplica, root: Path) -> Path:
 def test_a_run_that_is_well(subject: LocalReplica, tmp_path: Path) -> None:
     before, found = subject.state(), Faults()
     found.settle("none", subject, before, lambda: backup(subject, tmp_path / "run"), patience=20)
-    assert found.figures() == dict(zip(results.FIGURES, (1, 1, 0, 0)))
+    assert found.figures() == dict(zip(FIGURES, (1, 1, 0, 0)))
 
 
 def damage(subject: LocalReplica, root: Path) -> None:
@@ -98,7 +98,7 @@ def test_a_next_run_that_makes_nothing(subject: LocalReplica) -> None:
 def test_figures_fail_the_whole_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: t.Any) -> None:
     suite = ElementTree.Element("testsuite")
     properties = ElementTree.SubElement(ElementTree.SubElement(suite, "testcase"), "properties")
-    values = dict(zip(results.FIGURES, ("3", "2", "1", "0")))
+    values = dict(zip(FIGURES, ("3", "2", "1", "0")))
     for name, value in values.items():
         ElementTree.SubElement(properties, "property", name=name, value=value)
     ElementTree.ElementTree(suite).write(tmp_path / "faults.xml")

@@ -34,7 +34,9 @@ State = dict[str, str]
 class Subject(t.Protocol):
     """A replica as a fault test sees it."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Its name in the inventory."""
 
     def state(self) -> State:
         """Threads of every channel and the switches of the server; raises when the server does not answer."""
