@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import typing as t
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _replication,
     _server,
 )
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import output
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import leftover
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.leftover import KeptSet
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._bringback import BringBackLimits
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import journal
 
@@ -96,8 +95,16 @@ def _work(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
     result = _bring_back(ledger, request)
     explanation += [f"Now: {action}." for action in result["actions"]]
     if request.recover:
-        explanation += _finish(ledger)
+        words, kept = _finish(ledger)
+        explanation += words
+        result["set_dir"] = "" if kept is None else kept.paths.directory
+        result |= _waiting(request)
     return {**result, "explanation": explanation}
+
+
+def _waiting(request: StartRequest, *, check: bool = False) -> dict[str, t.Any]:
+    """The complete sets that runs which failed have left on this host."""
+    return {"kept_sets": [kept.to_dict() for kept in leftover.waiting(request.state_dir, check=check)]}
 
 
 def _close(ledger: Ledger) -> dict[str, t.Any]:
@@ -136,10 +143,12 @@ def _refuse_other_server(ledger: Ledger | None, request: StartRequest) -> None:
 def _would(request: StartRequest) -> dict[str, t.Any]:
     ledger = _ledger.load(request.state_dir)
     _refuse_other_server(ledger, request)
+    kept = _waiting(request, check=True) if request.recover else {}
     if ledger is None:
-        return {"changed": False, "explanation": ["No run is open: nothing would be done."]}
+        return {"changed": False, "explanation": ["No run is open: nothing would be done."], **kept}
     verb = "closed" if request.close else "finished" if request.recover else "continued with the start"
-    return {"changed": True, "explanation": [*_story(ledger), f"The run would be {verb}."]}
+    words = [*_story(ledger), *(leftover.foretell(ledger) if request.recover else ()), f"The run would be {verb}."]
+    return {"changed": True, "explanation": words, **kept}
 
 
 def _nothing_open(request: StartRequest) -> dict[str, t.Any]:
@@ -154,6 +163,8 @@ def _nothing_open(request: StartRequest) -> dict[str, t.Any]:
     result: dict[str, t.Any] = {"changed": False, "explanation": words, "actions": []}
     if request.close:
         return result
+    if request.recover:
+        result |= _waiting(request)
     answers = _connection.server_answers(request.login)
     if not answers and not request.recover:
         raise ReplicaBackupError(
@@ -260,16 +271,9 @@ def _story(ledger: Ledger) -> list[str]:
     return words
 
 
-def _finish(ledger: Ledger) -> list[str]:
-    """Remove what the dead run left half done, and close its ledger."""
-    data = ledger.data
-    paths = SetPaths(data["spool_dir"], data["host"], data["backup_id"])
-    words = []
-    if os.path.exists(paths.manifest):
-        words.append(f"The set {paths.directory} is complete and was kept.")
-    elif output.remove_tree(paths.directory):
-        words.append(f"The unfinished set {paths.directory} was removed.")
+def _finish(ledger: Ledger) -> tuple[list[str], KeptSet | None]:
+    """Publish what the dead run had captured whole, remove what is half done, close its ledger."""
+    settled = leftover.settle(ledger)
     ledger.close("recovered after a run that did not finish")
     _deadman.clear_fired(ledger.state_dir)
-    words.append("The ledger is closed; the next backup may start.")
-    return words
+    return [*settled.words, "The ledger is closed; the next backup may start."], settled.kept

@@ -11,8 +11,9 @@ description:
   - Starts the server if it is down, puts every channel's threads and the read-only flags back as the ledger says
     they were, calls the dead-man off, and waits until the replica has caught up.
   - A thread that was stopped before the backup is not started, not for a moment.
-  - With O(recover=true) it finishes a run that died. Server and threads come back, the unfinished set is removed,
-    the ledger is closed. Safe to call at any time.
+  - With O(recover=true) it finishes a run that died. Server and threads come back, then an archive that had been
+    captured whole is proven and published in the spool, an unfinished one is removed, the ledger is closed. Safe to call
+    at any time.
 attributes:
   check_mode:
     support: full
@@ -136,6 +137,19 @@ channels:
   type: list
   elements: dict
   sample: [{"name": "", "io": "Yes", "applier": "Yes", "lag": 0}]
+set_dir:
+  description: Directory of the complete set that the finished run has left in the spool; empty when there is none.
+  returned: when a run was finished with O(recover=true)
+  type: str
+  sample: /var/backups/mysql-replica/db2/20260101T000000Z
+kept_sets:
+  description: Complete sets that runs which failed have left on this host, and nobody has brought away since.
+  returned: with O(recover=true)
+  type: list
+  elements: dict
+  sample:
+    - {"spool_dir": "/var/backups/mysql-replica", "host": "db2", "backup_id": "20260101T000000Z",
+       "set_dir": "/var/backups/mysql-replica/db2/20260101T000000Z"}
 times:
   description: Start, end and seconds of every step.
   returned: when a run was open

@@ -161,7 +161,7 @@ def publish(request: Request) -> Outcome:
     The server may run again. A set that is published already is left alone.
     """
     with _ledger.locked(request.state_dir, who="replica_archive"):
-        return _publish_locked(request)
+        return publish_locked(request)
 
 
 def present(request: Request) -> Outcome:
@@ -169,7 +169,7 @@ def present(request: Request) -> Outcome:
     _check_form(request)
     with _ledger.locked(request.state_dir, who="replica_archive"):
         first = _capture_locked(request)
-        second = _publish_locked(request)
+        second = publish_locked(request)
     return replace(second, changed=first.changed or second.changed)
 
 
@@ -483,7 +483,8 @@ def _remove_partial(paths: SetPaths) -> None:
         remove_if_there(path + PARTIAL_SUFFIX)
 
 
-def _publish_locked(request: Request) -> Outcome:
+def publish_locked(request: Request) -> Outcome:
+    """As :func:`publish`, for a caller that holds the lock of the state directory."""
     paths = request.paths
     _real_directories(paths)
     if os.path.lexists(paths.manifest):
