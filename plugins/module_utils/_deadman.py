@@ -3,9 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The dead-man: starts a server that we stopped when nobody else does in time.
 
-It lives on the replica and needs neither the controller nor the connection. As root under systemd it is a
-transient timer, elsewhere a detached process. Both run the same file, ``STATE_DIR/deadman.pyz``: the collection's
-own code, carried along by the module that armed it, because Ansible removes a module's files when it ends.
+It lives on the replica and needs neither the controller nor the connection. A watcher looks every few seconds for signs
+of life: a module that holds the lock of the state directory, or a lease in the ledger that runs still. When there is
+neither, or when the deadline is over, it acts. As root under systemd the watcher is a transient service, and a
+transient timer stands behind it for the deadline; elsewhere it is a detached process. All run the same file,
+``STATE_DIR/deadman.pyz``: the collection's own code, carried along by the module that armed it, because Ansible removes
+a module's files when it ends. The watcher has all of it in memory: a state directory that is lost does not stop it.
+Only the monotonic clock counts.
 
 Files in the state directory: ``deadman.json`` (armed: how, until when, and a copy of all that bringing the server
 back takes, so that a damaged ledger does not disarm it), ``deadman.login`` (mode 0600, how to log in; removed when the
@@ -16,6 +20,7 @@ published), ``deadman.reserve`` (room for that record on a disk that has become 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -49,6 +54,9 @@ _NEEDED = ("run_id", "backup_id", "host", "server", "before", "service")
 # Attempts to bring the server back, and seconds between them.
 _ATTEMPTS = 10
 _PAUSE = 30.0
+# Seconds between two looks at the signs of life. A look reads one small file and tries one lock.
+LOOK_EVERY = 5.0
+DEADLINE = "the deadline was over"
 
 
 def fired(state_dir: str) -> dict[str, t.Any] | None:
@@ -82,10 +90,11 @@ def login_of_armed(state_dir: str) -> Login | None:
         return None
 
 
-def arm(ledger: Ledger, login: Login, seconds: float) -> dict[str, t.Any]:
+def arm(ledger: Ledger, login: Login, seconds: float, *, look_every: float = LOOK_EVERY) -> dict[str, t.Any]:
     """Let the server of ``ledger`` be started in ``seconds`` from now unless ``disarm`` comes first.
 
-    Raises ReplicaBackupError when that cannot be arranged; the server must then not be stopped.
+    It is started before that when in two looks in a row, ``look_every`` seconds apart, no module holds the lock and the
+    ledger's lease is over. Raises ReplicaBackupError when that cannot be arranged; the server must then not be stopped.
     """
     state_dir = ledger.state_dir
     disarm(state_dir)
@@ -100,6 +109,7 @@ def arm(ledger: Ledger, login: Login, seconds: float) -> dict[str, t.Any]:
         "deadline": _ledger.utc(time.time() + seconds),
         "deadline_mono": time.monotonic() + seconds,
         "boot_id": _ledger.boot_id(),
+        "look_every": look_every,
         "run": {name: ledger.data[name] for name in _NEEDED},
     }
     _arm(state_dir, record, seconds)
@@ -111,26 +121,27 @@ def _arm(state_dir: str, record: dict[str, t.Any], seconds: float) -> None:
     command = [sys.executable, os.path.join(state_dir, _PAYLOAD)]
     if under_systemd():
         unit = "mysql-replica-backup-deadman-" + hashlib.sha256(os.path.realpath(state_dir).encode()).hexdigest()[:12]
-        record |= {"kind": "systemd", "unit": unit}
+        # A name of its own for each watcher: one that was called off may need a moment to end.
+        record |= {"kind": "systemd", "unit": unit, "watcher": f"{unit}-{token[:8]}"}
         _write_armed(state_dir, record)
         _systemctl("reset-failed", f"{unit}.service", check=False)
         # What the timer will run is tried in the service manager's environment first.
         _run([*systemd_run(), "--wait", "--pipe", *command, "probe", state_dir, token])
-        _run(
-            [
-                *systemd_run(),
-                f"--unit={unit}",
-                f"--on-active={max(1, int(seconds))}s",
-                "--timer-property=AccuracySec=100ms",
-                "--description=Start the database server that a backup stopped",
-                # A server that is started as a plain process must outlive the unit.
-                "--property=KillMode=process",
-                *command,
-                "fire",
-                state_dir,
-                token,
-            ]
-        )
+        common = [
+            "--description=Start the database server that a backup stopped",
+            # A server that is started as a plain process must outlive the unit.
+            "--property=KillMode=process",
+        ]
+        timer = [f"--on-active={max(1, int(seconds))}s", "--timer-property=AccuracySec=100ms"]
+        _run([*systemd_run(), f"--unit={unit}", *timer, *common, *command, "fire", state_dir, token])
+        watch = [*systemd_run(), f"--unit={record['watcher']}", *common]
+        # A watcher that is killed comes again. Old releases of systemd cannot be told that of a transient service.
+        again = ["--property=Restart=on-failure", "--property=RestartSec=1"]
+        try:
+            _run([*watch, *again, *command, "watch", state_dir, token])
+        except ReplicaBackupError:
+            _run([*watch, *command, "watch", state_dir, token])
+        _wait_for_watcher(state_dir, record, None)
     else:
         record["kind"] = "process"
         _write_armed(state_dir, record)
@@ -146,23 +157,38 @@ def _arm(state_dir: str, record: dict[str, t.Any], seconds: float) -> None:
         _wait_for_watcher(state_dir, record, watcher)
 
 
-def _wait_for_watcher(state_dir: str, record: dict[str, t.Any], watcher: subprocess.Popen[bytes]) -> None:
+def _wait_for_watcher(state_dir: str, record: dict[str, t.Any], watcher: subprocess.Popen[bytes] | None) -> None:
     """A watcher that cannot run (no PyMySQL for its interpreter, say) must be noticed before the stop."""
-    ready = os.path.join(state_dir, f"deadman.ready.{record['token']}")
+    ready = _ready_path(state_dir, record["token"])
     deadline = time.monotonic() + 30
-    while not os.path.exists(ready):
-        if watcher.poll() is not None or time.monotonic() > deadline:
+    while not (pid := _read_pid(ready)):
+        code = None if watcher is None else watcher.poll()
+        if code is not None or time.monotonic() > deadline:
             raise ReplicaBackupError(
                 "The dead-man could not be armed",
-                found=f"its process ended with code {watcher.returncode}" if watcher.returncode else "no sign of life",
+                found="no sign of life" if code is None else f"its process ended with code {code}",
                 expected="a process that waits",
                 server_state="running, not stopped",
             )
         time.sleep(0.05)
     os.unlink(ready)
-    process = _server.read_process(watcher.pid)
-    record |= {"pid": watcher.pid, "start_ticks": process.start_ticks if process else 0}
+    process = _server.read_process(pid)
+    record |= {"pid": pid, "start_ticks": process.start_ticks if process else 0}
     _write_armed(state_dir, record)
+
+
+def _ready_path(state_dir: str, token: str) -> str:
+    return os.path.join(state_dir, f"deadman.ready.{token}")
+
+
+def _read_pid(path: str) -> int:
+    """The number that a watcher has written, 0 as long as it has not."""
+    try:
+        with open(path, encoding="ascii") as handle:
+            text = handle.read()
+    except FileNotFoundError:
+        return 0
+    return int(text) if text.endswith("\n") else 0
 
 
 def disarm(state_dir: str) -> bool:
@@ -174,13 +200,18 @@ def disarm(state_dir: str) -> bool:
     if record is None:
         return False
     if record.get("kind") == "systemd":
-        _systemctl("stop", f"{record['unit']}.timer", check=False)
-    elif record.get("pid"):
+        _stop_timer(record)
+    if record.get("pid"):
+        # Not through systemd, which kills what does not end in time: one that is at work ends when that is done.
         process = _server.read_process(int(record["pid"]))
         if process is not None and process.start_ticks == record["start_ticks"]:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(process.pid, signal.SIGTERM)
     return True
+
+
+def _stop_timer(record: t.Mapping[str, t.Any]) -> None:
+    _systemctl("stop", f"{record['unit']}.timer", check=False)
 
 
 def clear_fired(state_dir: str) -> None:
@@ -222,7 +253,7 @@ def _systemctl(*arguments: str, check: bool) -> None:
 def main(arguments: t.Sequence[str]) -> int:
     """Entry of ``deadman.pyz``.
 
-    ``probe`` says whether it could work, ``watch`` waits for the deadline, ``fire`` acts now; each with the state
+    ``probe`` says whether it could work, ``watch`` waits for a reason to act, ``fire`` acts now; each with the state
     directory and the token that it was armed with.
     """
     action, state_dir, token = arguments
@@ -235,16 +266,111 @@ def main(arguments: t.Sequence[str]) -> int:
     if action == "probe":
         return 0
     login = login_of_armed(state_dir)
+    reason = DEADLINE
     if action == "watch":
-        with open(os.path.join(state_dir, f"deadman.ready.{token}"), "w", encoding="utf-8"):
-            pass
-        while time.monotonic() < record["deadline_mono"]:
-            now = armed(state_dir)
-            # Called off, or armed anew. A state directory that is gone is neither.
-            if os.path.isdir(state_dir) and (now is None or now["token"] != token):
-                return 0
-            time.sleep(0.5)
-    return fire(state_dir, record=record, login=login)
+        look = _Look(state_dir, record)
+        # One that systemd has started again is not waited for.
+        if "pid" not in record:
+            with open(_ready_path(state_dir, token), "w", encoding="ascii") as ready:
+                ready.write(f"{os.getpid()}\n")
+        found = look.wait()
+        if found is None:
+            return 0
+        reason = found
+    with _claim(state_dir):
+        if _done(state_dir, token):
+            return 0
+        return fire(state_dir, record=record, login=login, reason=reason)
+
+
+class _Look:
+    """What the watcher looks at. The state directory may become unreadable, damaged, full or another one meanwhile."""
+
+    def __init__(self, state_dir: str, record: t.Mapping[str, t.Any]) -> None:
+        self._state_dir = state_dir
+        self._record = record
+        self._home = self._directory()
+        self._last_sign = time.monotonic()
+        self._last_sign_utc = _ledger.utc()
+
+    def wait(self) -> str | None:
+        """Until there is a reason to act, which is returned; None when the dead-man was called off."""
+        every = float(self._record.get("look_every", LOOK_EVERY))
+        quiet = 0
+        while True:
+            at_home = self._directory() == self._home
+            if at_home and self._called_off():
+                return None
+            left = float(self._record["deadline_mono"]) - time.monotonic()
+            if left <= 0:
+                return DEADLINE
+            # Without the directory nothing is known of who is at work: then the deadline alone counts. One look is not
+            # enough: a module may just have given the lock back for the next one to take.
+            quiet = quiet + 1 if at_home and self._nobody_at_work() else 0
+            if quiet > 1:
+                return f"nobody has been at work on the run since {self._last_sign_utc}"
+            time.sleep(min(every, left))
+
+    def _directory(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self._state_dir)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _called_off(self) -> bool:
+        """Called off, or armed anew. A record that cannot be read is neither."""
+        try:
+            with open(os.path.join(self._state_dir, _ARMED), encoding="utf-8") as handle:
+                now = json.load(handle)
+        except FileNotFoundError:
+            return True
+        except (OSError, ValueError):
+            return False
+        return isinstance(now, dict) and now.get("token", self._record["token"]) != self._record["token"]
+
+    def _nobody_at_work(self) -> bool:
+        if _ledger.at_work(self._state_dir):
+            return self._seen()
+        try:
+            ledger = _ledger.load(self._state_dir)
+        except (ReplicaBackupError, OSError):
+            ledger = None
+        if ledger is None or ledger.data.get("run_id") != self._record["run"]["run_id"]:
+            # Damaged or gone: no module can go on with it, nor say that it lives.
+            return time.monotonic() - self._last_sign > _ledger.DEFAULT_LEASE
+        return ledger.lease_left <= 0 or self._seen()
+
+    def _seen(self) -> bool:
+        self._last_sign = time.monotonic()
+        self._last_sign_utc = _ledger.utc()
+        return False
+
+
+@contextlib.contextmanager
+def _claim(state_dir: str) -> t.Iterator[None]:
+    """Timer and watcher act one after the other. The code that both run is there to be locked also on a full disk."""
+    try:
+        descriptor = os.open(os.path.join(state_dir, _PAYLOAD), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        # A state directory that is gone must not keep the server down.
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _done(state_dir: str, token: str) -> bool:
+    """Whether this dead-man, armed once, has brought the server back already."""
+    try:
+        record = fired(state_dir)
+    except OSError:
+        return False
+    return record is not None and record.get("token") == token and "finished" in record and "error" not in record
 
 
 def fire(
@@ -252,6 +378,7 @@ def fire(
     *,
     record: t.Mapping[str, t.Any] | None = None,
     login: Login | None = None,
+    reason: str = DEADLINE,
     attempts: int = _ATTEMPTS,
     pause: float = _PAUSE,
 ) -> int:
@@ -266,7 +393,13 @@ def fire(
         return 0
     login = replace(login, connect_timeout=10)
     ledger = _ledger_or_copy(state_dir, record)
-    told: dict[str, t.Any] = {"fired": _ledger.utc(), "run_id": ledger.run_id, "outcome": "under way"}
+    told: dict[str, t.Any] = {
+        "fired": _ledger.utc(),
+        "token": record.get("token"),
+        "run_id": ledger.run_id,
+        "reason": reason,
+        "outcome": "under way",
+    }
     # The record comes first: whoever archives must see it before the server touches its files.
     _tell(state_dir, told)
     limits = BringBackLimits(stop=24 * 3600.0, start=600.0)
@@ -292,7 +425,11 @@ def fire(
             time.sleep(pause)
     with contextlib.suppress(OSError):
         os.unlink(os.path.join(state_dir, _LOGIN))
-    return 1 if "error" in told else 0
+    if "error" in told:
+        return 1
+    if record.get("kind") == "systemd":
+        _stop_timer(record)
+    return 0
 
 
 def _ledger_or_copy(state_dir: str, record: t.Mapping[str, t.Any]) -> Ledger:

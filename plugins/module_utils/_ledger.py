@@ -6,7 +6,8 @@
 ``STATE_DIR/ledger.json`` is written and fsynced before each step that changes the host, so that whoever
 comes next (the dead-man, a later run, a person) knows what to put back. ``STATE_DIR/lock`` is held by
 flock while a module works: the kernel drops it when the holder dies. Between two modules of one run, when nobody
-holds the lock, the ``lease`` in the ledger keeps other runs out for a bounded time.
+holds the lock, the ``lease`` in the ledger keeps other runs out, and the dead-man quiet, for a bounded time. All of it
+is measured on the monotonic clock: a clock that is set changes nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ FORMAT = 1
 _LEDGER = "ledger.json"
 _LAST = "ledger.last.json"
 _LOCK = "lock"
-# Seconds that another run leaves an open ledger alone after its last sign of life.
+# Seconds for which a run is held to be alive after its last note when no module of it is at work.
 DEFAULT_LEASE = 90.0
 
 
@@ -125,7 +126,8 @@ def locked(state_dir: str, who: str, *, timeout: float = 10.0) -> t.Iterator[Non
     path = os.path.join(state_dir, _LOCK)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        deadline = time.monotonic() + timeout
+        # A dead-man that looks whether somebody is at work has the lock for a moment; that is no other run.
+        deadline = time.monotonic() + max(timeout, 0.5)
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -149,6 +151,21 @@ def locked(state_dir: str, who: str, *, timeout: float = 10.0) -> t.Iterator[Non
         yield
     finally:
         os.close(descriptor)
+
+
+def at_work(state_dir: str) -> bool:
+    """Whether a module holds the lock now. Waits for nothing and writes nothing."""
+    try:
+        descriptor = os.open(os.path.join(state_dir, _LOCK), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EAGAIN, errno.EACCES)
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def end_holder(state_dir: str) -> str | None:
@@ -203,8 +220,13 @@ class Ledger:
         """Name of the last step begun: opened, quiesce, armed, shutdown, stopped, capture, start, serving."""
         return str(self.data["step"])
 
-    def save(self, *, lease: float = DEFAULT_LEASE) -> None:
-        """Write and fsync; the run is held to be alive for another ``lease`` seconds."""
+    def save(self, *, lease: float | None = None) -> None:
+        """Write and fsync; the run is held to be alive for another ``lease`` seconds.
+
+        The default is what the run was opened with (``lease_seconds``), else DEFAULT_LEASE.
+        """
+        if lease is None:
+            lease = float(self.data.get("lease_seconds", DEFAULT_LEASE))
         self.data["lease"] = {"until_mono": time.monotonic() + lease, "until": utc(time.time() + lease)}
         self.data["boot_id"] = boot_id()
         write_durably(self.path, json.dumps(self.data, indent=1, sort_keys=True) + "\n")
@@ -225,7 +247,24 @@ class Ledger:
         now["seconds"] = round(time.monotonic() - now["start_mono"], 3)
         self._note(must)
 
-    def _note(self, must: bool, lease: float = DEFAULT_LEASE) -> None:
+    def hand_on(self) -> None:
+        """A module of the run ends while the server is down; the next one may be as long in coming as was agreed.
+
+        ``gap_seconds`` says how long: a controller with several hosts under way may be held up by another of them.
+        """
+        self._note(must=True, lease=float(self.data.get("gap_seconds", DEFAULT_LEASE)))
+
+    def wait_for_transfer(self) -> None:
+        """Data leave the host, the server is down and no module is at work: alive until the dead-man's deadline."""
+        left = float((self.data.get("deadman") or {}).get("deadline_mono", 0.0)) - time.monotonic()
+        self._note(must=True, lease=max(left, DEFAULT_LEASE))
+
+    @property
+    def server_is_down(self) -> bool:
+        """Whether the run has stopped the server and not begun to start it."""
+        return self.step in ("stopped", "capture")
+
+    def _note(self, must: bool, lease: float | None = None) -> None:
         try:
             self.save(lease=lease)
         except OSError as error:

@@ -49,10 +49,17 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._read_onl
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Threads
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import journal
 
+# Values of innodb_fast_shutdown that leave the files as after a crash (manual, "innodb_fast_shutdown").
+_UNCLEAN_SHUTDOWNS = ("2", "3")
+
 
 @dataclass(frozen=True)
 class StopRequest:
-    """What is asked for. All limits in seconds; ``service_manager`` "auto" means found from the running process."""
+    """What is asked for. All limits in seconds; ``service_manager`` "auto" means found from the running process.
+
+    ``lease``: the run is held to be alive for so long after a note in the ledger when no module of it is at work;
+    ``gap``: the same after the stop, until the next step; ``look_every``: between two looks of the dead-man at that.
+    """
 
     login: Login
     paths: SetPaths
@@ -71,6 +78,9 @@ class StopRequest:
     shutdown_timeout: float = 1800.0
     start_timeout: float = 600.0
     downtime_budget: float = 3600.0
+    lease: float = _ledger.DEFAULT_LEASE
+    gap: float = _ledger.DEFAULT_LEASE
+    look_every: float = _deadman.LOOK_EVERY
 
 
 @dataclass(frozen=True)
@@ -291,6 +301,8 @@ def _open_ledger(request: StopRequest, plan: StopPlan) -> Ledger:
             "service": plan.manager.to_dict(),
             "channels": observed.channel_facts(observed.channels),
             "deadline": _ledger.utc(time.time() + request.downtime_budget),
+            "lease_seconds": request.lease,
+            "gap_seconds": request.gap,
             "warnings": list(plan.warnings),
         },
     )
@@ -300,7 +312,7 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     observed = plan.observed
     ledger.begin("quiesce")
     # Armed before the first thread is stopped: a replica that stands still is as bad as one that is down.
-    ledger.data["deadman"] = _deadman.arm(ledger, request.login, request.downtime_budget)
+    ledger.data["deadman"] = _deadman.arm(ledger, request.login, request.downtime_budget, look_every=request.look_every)
     channels = _replication.quiesce(session, observed.dialect, request.limits)
     ledger.data["channels"] = observed.channel_facts(channels)
     # Before the shutdown: the next start goes by what the files say.
@@ -345,6 +357,7 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     refuse_differences(compared)
     ledger.begin("stopped")
     ledger.end("stopped")
+    ledger.hand_on()
 
 
 def _make_shutdown_clean(session: Session, variables: t.Mapping[str, str], ledger: Ledger) -> None:

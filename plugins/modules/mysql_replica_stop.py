@@ -107,6 +107,14 @@ options:
     description: Seconds after which the dead-man starts the server; 10 at least.
     type: int
     default: 3600
+  lease:
+    description:
+      - Seconds that the next step of the run may be in coming after this module has ended. When nobody is at work for
+        longer, the dead-man starts the server before the budget is used up.
+      - A controller that has several hosts under way may be held up by another one; give it the whole
+        O(downtime_budget) then.
+    type: int
+    default: 90
 author:
   - mysql_ops contributors (@mysql-ops)
 seealso:
@@ -205,6 +213,7 @@ _AT_LEAST = {
     "shutdown_timeout": 1,
     "start_timeout": 1,
     "downtime_budget": 10,
+    "lease": 30,
 }
 
 
@@ -214,7 +223,7 @@ def _request(params: t.Mapping[str, t.Any]) -> StopRequest:
             raise RefusedError(
                 f"The value of {name} is too small",
                 found=params[name],
-                expected=f"{least} seconds or more; variable replica_backup_{name}",
+                expected=f"{least} seconds or more" + ("" if name == "lease" else f"; variable replica_backup_{name}"),
                 server_state="untouched",
                 rule="input",
             )
@@ -243,6 +252,7 @@ def _request(params: t.Mapping[str, t.Any]) -> StopRequest:
         shutdown_timeout=params["shutdown_timeout"],
         start_timeout=params["start_timeout"],
         downtime_budget=params["downtime_budget"],
+        gap=params["lease"],
     )
 
 
@@ -270,6 +280,7 @@ def main() -> None:
             "shutdown_timeout": {"type": "int", "default": 1800},
             "start_timeout": {"type": "int", "default": 600},
             "downtime_budget": {"type": "int", "default": 3600},
+            "lease": {"type": "int", "default": 90},
         },
         supports_check_mode=True,
     )

@@ -44,6 +44,8 @@ options:
       - V(ready) checks that a new set of this name could be written and brought over. The destination must be
         writable, and the name unused there and in the spool.
       - V(released) clears what an interrupted transfer has left on the replica.
+      - Both also remove what interrupted transfers of this host have left at O(dest), unless the replica still has the
+        set; then its transfer can go on.
     type: str
     choices: [fetched, ready, released]
     default: fetched
@@ -94,6 +96,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+cleared:
+  description: Directories of unfinished sets at the destination that were removed.
+  type: list
+  elements: str
+  returned: with O(state=ready) and O(state=released)
+  sample: ["/srv/backups/db2/20261122T020000Z"]
 set_dir:
   description: Directory of the set on the controller.
   type: str
@@ -131,14 +139,15 @@ published:
   sample: true
 """
 
+import contextlib
 import os
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _handoff, _ledger
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import BACKUP_ID_PATTERN, SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._module import run
 
 # How slow a transfer may be before another run may take this one for dead; too generous would keep recover waiting.
@@ -155,12 +164,14 @@ def answer(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     state_dir = params["state_dir"]
     if asked == "release":
         if not os.path.isdir(state_dir):
-            return {"changed": False}
+            return {"changed": False, "backup_ids": _backup_ids(params)}
         with _ledger.locked(state_dir, "replica_fetch"):
-            return {"changed": _handoff.release(state_dir)}
+            released = _handoff.release(state_dir)
+            _arrived(state_dir)
+            return {"changed": released, "backup_ids": _backup_ids(params)}
     paths = SetPaths(params["spool_dir"], params["host"], params["backup_id"])
     if asked == "ready":
-        return _ready(paths)
+        return {**_ready(paths), "backup_ids": _backup_ids(params)}
     if asked == "offer":
         return _offer(paths, state_dir, request)
     ranges = [_handoff.Range(_handoff.unquote(name), offset, length) for name, offset, length in request["ranges"]]
@@ -168,6 +179,14 @@ def answer(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     if asked == "piece":
         return {"changed": False, "path": _handoff.write_piece(state_dir, request["login_uid"], data)}
     return {"changed": False, "content": _handoff.encode_chunk(data)}
+
+
+def _backup_ids(params: t.Mapping[str, t.Any]) -> list[str]:
+    """What of this host lies in the spool, finished or not; an interrupted transfer of it can go on."""
+    with contextlib.suppress(OSError, TypeError):
+        names = os.listdir(os.path.join(params["spool_dir"], params["host"]))
+        return sorted(name for name in names if BACKUP_ID_PATTERN.match(name))
+    return []
 
 
 def _ready(paths: SetPaths) -> dict[str, t.Any]:
@@ -206,8 +225,20 @@ def _stay_alive(paths: SetPaths, state_dir: str, found: _handoff.Contents) -> No
     """No module runs here while a file is on its way, so the run's lease must last for as long as that may take."""
     ledger = _ledger.load(state_dir)
     if ledger is not None and (ledger.data.get("host"), ledger.data.get("backup_id")) == (paths.host, paths.backup_id):
+        if ledger.server_is_down:
+            ledger.wait_for_transfer()
+            return
         seconds = _SPARE_SECONDS + found.bytes / _SLOW_BYTES_PER_SECOND
         ledger.save(lease=max(ledger.lease_left, seconds))
+
+
+def _arrived(state_dir: str) -> None:
+    """The transfer has ended: from now on the server waits for the next step, no longer for data on their way."""
+    # What cannot be read or noted now is not what is asked here; the deadline stands.
+    with contextlib.suppress(ReplicaBackupError):
+        ledger = _ledger.load(state_dir)
+        if ledger is not None and ledger.server_is_down and ledger.lease_left > _ledger.DEFAULT_LEASE:
+            ledger.hand_on()
 
 
 def main() -> None:

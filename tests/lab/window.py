@@ -43,7 +43,7 @@ class Window:
     def state(self) -> str:
         return str(self.root / "state")
 
-    def stop(self, **changes: t.Any) -> dict[str, t.Any]:
+    def stop(self, *, check: bool = False, **changes: t.Any) -> dict[str, t.Any]:
         request = StopRequest(
             login=self.login,
             paths=self.paths,
@@ -54,8 +54,10 @@ class Window:
             shutdown_timeout=60,
             start_timeout=60,
             downtime_budget=300,
+            # A test may look around between two steps.
+            gap=300,
         )
-        return _stop.stop(dataclasses.replace(request, **changes))
+        return _stop.stop(dataclasses.replace(request, **changes), check=check)
 
     def archive(self) -> dict[str, t.Any]:
         """Archive the stopped server and return the manifest."""

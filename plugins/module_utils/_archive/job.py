@@ -272,7 +272,8 @@ class _Guard:
         if fired is not None:
             raise ReplicaBackupError(
                 "The dead-man has started the server, so its files are no cold copy any more",
-                found=f"fired at {fired.get('fired')}: {fired.get('outcome')}",
+                found=f"fired at {fired.get('fired')} ({fired.get('reason', 'no reason given')}): "
+                f"{fired.get('outcome')}",
                 expected="the archive to be done before the deadline (replica_backup_downtime_budget)",
                 server_state="started by the dead-man",
                 next_command=_RECOVER,
@@ -330,6 +331,7 @@ def _capture_locked(request: Request) -> Outcome:
     if fresh is not None and fresh.run_id == ledger.run_id:
         fresh.data["times"]["capture"] = ledger.data["times"]["capture"]
         fresh.end("capture")
+        fresh.hand_on()
     return Outcome(
         changed=True,
         set_dir=paths.directory,
