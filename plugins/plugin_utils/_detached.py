@@ -1,0 +1,144 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Waits for a module that works detached from the connection, without waiting for ever.
+
+Ansible's own wait for an ``async`` task takes every failure to connect for a passing one, and a job whose process is
+gone for one that is still at work: with a host that is lost for good, or was restarted, it ends when the time of the
+task is over, which for a backup is days. This one ends when the host has given no answer for
+``replica_backup_link_timeout`` seconds (the host then counts as unreachable), and when the job's process is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import typing as t
+
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
+from ansible.playbook.task import Task
+from ansible.plugins.action import ActionBase
+
+DEFAULT_LINK_TIMEOUT = 300
+# Seconds between two looks at the process of the job, and looks that must agree: it ends just after it has answered.
+_LOOK_EVERY = 10.0
+_LOOKS = 3
+
+
+class DetachedAction(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
+    """Runs the module of the same name, as Ansible does where no action plugin is; only the wait differs."""
+
+    _supports_check_mode = True
+    _supports_async = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
+        self._vars = task_vars or {}
+        result: dict[str, t.Any] = super().run(tmp, task_vars)
+        detached = bool(self._task.async_val) and not self._connection.has_native_async
+        result.update(self._execute_module(task_vars=self._vars, wrap_async=detached))
+        if not detached:
+            self._remove_tmp_path(self._connection._shell.tmpdir)
+            return result
+        if self._task.poll <= 0 or result.get("failed") or "ansible_job_id" not in result:
+            return result
+        limit = time.monotonic() + self._task.async_val
+        # Ansible's own wait begins only where this is set.
+        self._task.async_val = 0
+        return self._wait(result["ansible_job_id"], limit)
+
+    def _wait(self, job: str, limit: float) -> dict[str, t.Any]:
+        answered = looked = time.monotonic()
+        gone = 0
+        while True:
+            time.sleep(self._task.poll)
+            try:
+                answer = self._status(job, "status")
+                if _has_ended(answer):
+                    break
+                now = answered = time.monotonic()
+                if now - looked >= _LOOK_EVERY / (_LOOKS if gone else 1):
+                    looked = now
+                    gone = 0 if self._is_at_work(job) else gone + 1
+            except AnsibleError as error:
+                silent = time.monotonic() - answered
+                if silent > self._patience():
+                    raise AnsibleConnectionFailure(self._lost(silent, error)) from error
+                # A shared connection may hang for longer than a new one takes.
+                with contextlib.suppress(AttributeError, AnsibleError):
+                    self._connection.reset()
+                continue
+            if gone >= _LOOKS or time.monotonic() > limit:
+                return {"failed": True, "changed": True, "msg": self._ended_silently(job, gone)}
+        if answer.get("finished"):
+            self._status(job, "cleanup")
+        return answer
+
+    def _patience(self) -> float:
+        return float(self._templar.template(self._vars.get("replica_backup_link_timeout", DEFAULT_LINK_TIMEOUT)))
+
+    def _status(self, job: str, mode: str) -> dict[str, t.Any]:
+        look = Task.load(
+            {
+                "action": "ansible.legacy.async_status",
+                "args": {"jid": job, "mode": mode},
+                "environment": self._task.environment,
+            }
+        )
+        handler = self._shared_loader_obj.action_loader.get(
+            "ansible.legacy.async_status",
+            task=look,
+            connection=self._connection,
+            play_context=self._play_context,
+            loader=self._loader,
+            templar=self._templar,
+            shared_loader_obj=self._shared_loader_obj,
+        )
+        try:
+            answer: dict[str, t.Any] = handler.run(task_vars=self._vars)
+        finally:
+            handler.cleanup(force=True)
+        return answer
+
+    def _is_at_work(self, job: str) -> bool:
+        """Whether a process on the host has the job's number among its words."""
+        number = job.split(".")[0]
+        # In brackets, so that the command does not find itself.
+        words = f"grep -lsa '[{number[0]}]{number[1:]}' /proc/[0-9]*/cmdline; echo asked"
+        said = str(self._low_level_execute_command(words).get("stdout", ""))
+        return "/proc/" in said or "asked" not in said
+
+    def _lost(self, silent: float, error: Exception) -> str:
+        return (
+            f"The host has given no answer for {silent:.0f} s (replica_backup_link_timeout: {self._patience():.0f})"
+            f" while {self._module} was at work there. Server state: not known from here; that step goes on without the"
+            " connection, and a server that a backup has stopped is started again by it or by the dead-man."
+            f" Next: when the host answers, {self._recover}. The last answer of the connection: {error}"
+        )
+
+    def _ended_silently(self, job: str, gone: int) -> str:
+        found = (
+            "its process is gone: the host was restarted, or the process was killed"
+            if gone
+            else "it is at work for longer than the task allows"
+        )
+        return (
+            f"{self._module} has left no result. Found: {found} (job {job}). Expected: a result. Server state: not"
+            " known from here; a server that a backup has stopped is started again by the role or by the dead-man."
+            f" Next: {self._recover}."
+        )
+
+    @property
+    def _module(self) -> str:
+        return str(self._task.action).rpartition(".")[2]
+
+    @property
+    def _recover(self) -> str:
+        host = self._vars.get("inventory_hostname", "HOST")
+        return f"ansible-playbook mysql_ops.replica_backup.recover --limit {host}"
+
+
+def _has_ended(answer: dict[str, t.Any]) -> bool:
+    """A result that could not be read is one that is being written."""
+    if answer.get("finished") or answer.get("skipped"):
+        return True
+    return bool(answer.get("failed") and answer.get("_ansible_parsed"))
