@@ -53,8 +53,25 @@ _REPLICATION_SETTINGS = frozenset(
         "sync_source_info",
     }
 )
+# On MariaDB only SUPER may set them, also where it no longer stands for anything else (seen on 10.11).
+_MARIADB_SUPER_VARIABLES = frozenset(
+    {"innodb_fast_shutdown", "max_relay_log_size", "slave_transaction_retries", "sql_slave_skip_counter"}
+)
 # gtid_mode may only move one step at a time (manual, "gtid_mode").
 _GTID_STEPS = ("OFF", "OFF_PERMISSIVE", "ON_PERMISSIVE", "ON")
+
+
+@dataclass(frozen=True)
+class Right:
+    """A privilege of an account, as GRANT names it, and where; holding one of ``also`` ON *.* does as well.
+
+    ``use``: what the collection does with it, in words.
+    """
+
+    grant: str
+    use: str
+    also: tuple[str, ...] = ()
+    on: str = "*.*"
 
 
 def neutral(name: str) -> str:
@@ -121,6 +138,72 @@ class Dialect:
     def own_start_options(self) -> tuple[str, ...]:
         """Every option that a start of ours may add to the server's own."""
         return (self.skip_start_option, *self.read_only_options.values(), self.relay_log_recovery_option)
+
+    @property
+    def _super(self) -> tuple[str, ...]:
+        """SUPER where it still stands for what was split off it: everywhere but on MariaDB 11.0 and newer."""
+        return ("SUPER",) if not self._mariadb or self.version < (11, 0, 0) else ()
+
+    @property
+    def _has_split_super(self) -> bool:
+        """Rights to replicate and to set variables are privileges of their own (MariaDB 10.5.2, MySQL 8.0.1)."""
+        return self.version >= ((10, 5, 2) if self._mariadb else (8, 0, 1))
+
+    @property
+    def rights_always_needed(self) -> tuple[Right, ...]:
+        """What an account needs for any backup.
+
+        Sources: MySQL manual, "Privileges Provided by MySQL" and "Performance Schema Tables"; MariaDB Knowledge Base,
+        "GRANT", and its sql/privilege.h, which says what each statement asks for. Seen on 5.6, 9.7 and MariaDB 10.11.
+        """
+        threads = "stop and start replication threads"
+        rights = [Right("PROCESS", "see who replicates from this server, and where its tablespaces are")]
+        if not self._has_split_super:
+            # It shows the state of replication, too.
+            return (*rights, Right("SUPER", threads))
+        status = "read the state of replication"
+        if self._mariadb:
+            rights.append(Right("REPLICATION SLAVE ADMIN", threads, self._super))
+            if self.version >= (10, 5, 8):
+                # SHOW GRANTS has its older name.
+                rights.append(Right("REPLICA MONITOR", status, ("SLAVE MONITOR", *self._super)))
+            return tuple(rights)
+        return (
+            *rights,
+            Right("REPLICATION CLIENT", status, self._super),
+            Right("REPLICATION_SLAVE_ADMIN", threads, self._super),
+        )
+
+    @property
+    def tables_always_read(self) -> tuple[Right, ...]:
+        """Tables that any backup reads and that not every account may."""
+        uses: dict[str, str] = {}
+        if self.has_group_replication:
+            uses["replication_group_members"] = "see that this is no member of a group"
+        if not self._mariadb and self.has_channel_filters:
+            uses["replication_applier_filters"] = "learn which filters were set at run time"
+            uses["replication_applier_global_filters"] = uses["replication_applier_filters"]
+        return tuple(Right("SELECT", use, on=f"performance_schema.{table}") for table, use in uses.items())
+
+    @property
+    def right_to_shut_down(self) -> Right:
+        return Right("SHUTDOWN", "shut the server down by SQL")
+
+    def right_to_set(self, variable: str) -> Right:
+        """What SET GLOBAL takes for a variable. MariaDB 10.5 asks for another right for each group of them."""
+        use = f"set {variable}"
+        if not self._has_split_super:
+            return Right("SUPER", use)
+        if not self._mariadb:
+            return Right("SYSTEM_VARIABLES_ADMIN", use, self._super)
+        if variable in ("read_only", "super_read_only"):
+            return Right("READ_ONLY ADMIN", use, self._super if self.version < (10, 11, 0) else ())
+        if variable in _MARIADB_SUPER_VARIABLES:
+            return Right("SUPER", use)
+        word = neutral(variable)
+        if word.startswith("rpl_semi_sync_source_") or word in ("gtid_domain_id", "source_verify_checksum"):
+            return Right("REPLICATION MASTER ADMIN", use, self._super)
+        return Right("REPLICATION SLAVE ADMIN", use, self._super)
 
     @property
     def show_replicas(self) -> str:

@@ -44,12 +44,12 @@ def capture(session: Session, dialect: Dialect, variables: t.Mapping[str, str], 
     switches = {name: variables[name] for name in _SWITCHES if name in variables}
     on = [name for name, value in switches.items() if value.upper() != "OFF" and name in dialect.read_only_options]
     ours = any(dialect.read_only_options[name] in argv for name in on)
-    if not on or not (ours or _set_at_run_time(session, dialect, on)):
+    if not on or not (ours or set_at_run_time(session, dialect, on)):
         return ReadOnly(switches)
     return ReadOnly(switches, tuple(dialect.read_only_options[name] for name in on))
 
 
-def _set_at_run_time(session: Session, dialect: Dialect, names: t.Iterable[str]) -> bool:
+def set_at_run_time(session: Session, dialect: Dialect, names: t.Iterable[str]) -> bool:
     """Whether a restart would lose one of them; taken to be so when the server cannot say."""
     query = dialect.changed_settings
     if query is None:

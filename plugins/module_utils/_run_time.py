@@ -89,6 +89,12 @@ class RunTime:
         texts += [text for name, text in self.variables.items() if neutral(name) == _SKIP_COUNTER]
         return any(text != "0" for text in texts)
 
+    def lost_by_restart(self, dialect: Dialect) -> tuple[str, ...]:
+        """Global variables that a restart loses, as far as the server can say."""
+        names = (*self.variables, *dialect.channel_settings.values())
+        counters = [name for name in names if neutral(name) == _SKIP_COUNTER] if self.skips else []
+        return tuple(dict.fromkeys((*(self.changed or ()), *counters)))
+
     def without_skip_counters(self) -> RunTime:
         """The same for a server whose appliers may have used the counters up: once more would skip other events."""
         kept = {name: value for name, value in self.variables.items() if neutral(name) != _SKIP_COUNTER}

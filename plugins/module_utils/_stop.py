@@ -25,6 +25,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _ledger,
     _observe,
     _ownership,
+    _privileges,
     _read_only,
     _replication,
     _run_time,
@@ -117,6 +118,9 @@ class StopPlan:
 
 def make_plan(session: Session, request: StopRequest) -> StopPlan:
     """Facts to plan, read-only. Raises RefusedError when a guard says no."""
+    identity = _connection.identify(session)
+    privileges = _privileges.read(session)
+    _privileges.refuse_missing(privileges, _privileges.needed_always(Dialect(identity.family, identity.version)))
     observed = _observe.observe(session, request.login)
     manager = _service.detect(
         process=observed.process,
@@ -151,6 +155,14 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
         option=observed.dialect.skip_start_option,
     )
     read_only = _read_only.capture(session, observed.dialect, observed.variables, observed.process.argv)
+    _privileges.refuse_missing(
+        privileges,
+        _privileges.needed_to_stop(
+            observed.dialect,
+            by_sql=manager.stops_by_sql,
+            variables=_variables_to_set(session, observed, read_only),
+        ),
+    )
     warnings = [*manager.warnings, *fetched_again]
     if read_only.options and not manager.takes_options:
         warnings.append(
@@ -163,6 +175,14 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
 def _discovery_request(request: StopRequest, *, check_mode: bool) -> _discovery.Request:
     paths = request.paths
     return _discovery.Request(paths.root, paths.host, paths.backup_id, request.include_binlogs, check_mode)
+
+
+def _variables_to_set(session: Session, observed: Observed, read_only: ReadOnly) -> list[str]:
+    """Global variables that this run sets before the shutdown, or puts back because a restart loses them."""
+    names = [name for name in read_only.switches if _read_only.set_at_run_time(session, observed.dialect, [name])]
+    if observed.variables.get("innodb_fast_shutdown", "1") in _UNCLEAN_SHUTDOWNS:
+        names.append("innodb_fast_shutdown")
+    return [*names, *observed.run_time.lost_by_restart(observed.dialect)]
 
 
 def _refuse_threads_that_would_start(observed: Observed, manager: ServiceManager) -> None:
@@ -367,7 +387,7 @@ def _make_shutdown_clean(session: Session, variables: t.Mapping[str, str], ledge
     unless the stop fails (then ``_undo`` does it).
     """
     value = variables.get("innodb_fast_shutdown", "1")
-    if value in ("2", "3"):
+    if value in _UNCLEAN_SHUTDOWNS:
         ledger.data["before"]["innodb_fast_shutdown"] = value
         ledger.save()
         session.execute("SET GLOBAL innodb_fast_shutdown = 1")

@@ -28,6 +28,10 @@ class ServiceManager(t.Protocol):
     def keeps_options(self) -> bool:
         """Whether options of one start live on: mysqld_safe hands them to every server it starts after a crash."""
 
+    @property
+    def stops_by_sql(self) -> bool:
+        """Whether ``request_stop`` leaves the stop to SQL SHUTDOWN."""
+
     def to_dict(self) -> dict[str, t.Any]:
         """JSON-serialisable; ``from_dict`` gives an equal manager."""
 

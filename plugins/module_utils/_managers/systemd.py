@@ -121,8 +121,12 @@ class Systemd(Recorded):
                 next_command=f"systemctl cat {self.name}; then set TimeoutStopSec=infinity where it is set last",
             )
 
+    @property
+    def stops_by_sql(self) -> bool:
+        return self.by_script
+
     def request_stop(self) -> bool:
-        if self.by_script:
+        if self.stops_by_sql:
             return False
         _systemctl("stop", "--no-block", "--", self.name)
         return True

@@ -45,8 +45,12 @@ class SysVinit(by_hand.ByHand):
     kind: str = "sysvinit"
     _ended_at: float | None = field(default=None, compare=False, repr=False)
 
+    @property
+    def stops_by_sql(self) -> bool:
+        return not self.safe_stop
+
     def request_stop(self) -> bool:
-        if not self.safe_stop:
+        if self.stops_by_sql:
             return False
         launch.spawn(self._launch("stop"), [], self._output)
         return True

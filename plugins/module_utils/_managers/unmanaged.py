@@ -38,6 +38,10 @@ class Unmanaged(by_hand.ByHand):
         # The one that a start of ours brings up is nobody's guardian yet.
         return super().keeps_options or self.kind == "mysqld_safe"
 
+    @property
+    def stops_by_sql(self) -> bool:
+        return True
+
     def request_stop(self) -> bool:
         return False
 
