@@ -12,6 +12,8 @@ task is over, which for a backup is days. This one ends when the host has given 
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 import time
 import typing as t
 
@@ -19,10 +21,16 @@ from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.playbook.task import Task
 from ansible.plugins.action import ActionBase
 
-DEFAULT_LINK_TIMEOUT = 300
+DEFAULT_LINK_TIMEOUT = 60
+# Seconds for one look. A shared ssh connection whose link was cut hangs for a quarter of an hour otherwise.
+_LOOK_SECONDS = 20.0
 # Seconds between two looks at the process of the job, and looks that must agree: it ends just after it has answered.
 _LOOK_EVERY = 10.0
 _LOOKS = 3
+
+
+class _SilenceError(BaseException):
+    """A look that takes too long. Connection plugins catch and retry every Exception."""
 
 
 class DetachedAction(ActionBase):  # type: ignore[misc]  # ansible-core ships no types
@@ -52,14 +60,15 @@ class DetachedAction(ActionBase):  # type: ignore[misc]  # ansible-core ships no
         while True:
             time.sleep(self._task.poll)
             try:
-                answer = self._status(job, "status")
-                if _has_ended(answer):
-                    break
-                now = answered = time.monotonic()
-                if now - looked >= _LOOK_EVERY / (_LOOKS if gone else 1):
-                    looked = now
-                    gone = 0 if self._is_at_work(job) else gone + 1
-            except AnsibleError as error:
+                with _at_most(_LOOK_SECONDS):
+                    answer = self._status(job, "status")
+                    if _has_ended(answer):
+                        break
+                    now = answered = time.monotonic()
+                    if now - looked >= _LOOK_EVERY / (_LOOKS if gone else 1):
+                        looked = now
+                        gone = 0 if self._is_at_work(job) else gone + 1
+            except (AnsibleError, _SilenceError) as error:
                 silent = time.monotonic() - answered
                 if silent > self._patience():
                     raise AnsibleConnectionFailure(self._lost(silent, error)) from error
@@ -107,7 +116,7 @@ class DetachedAction(ActionBase):  # type: ignore[misc]  # ansible-core ships no
         said = str(self._low_level_execute_command(words).get("stdout", ""))
         return "/proc/" in said or "asked" not in said
 
-    def _lost(self, silent: float, error: Exception) -> str:
+    def _lost(self, silent: float, error: BaseException) -> str:
         return (
             f"The host has given no answer for {silent:.0f} s (replica_backup_link_timeout: {self._patience():.0f})"
             f" while {self._module} was at work there. Server state: not known from here; that step goes on without the"
@@ -135,6 +144,25 @@ class DetachedAction(ActionBase):  # type: ignore[misc]  # ansible-core ships no
     def _recover(self) -> str:
         host = self._vars.get("inventory_hostname", "HOST")
         return f"ansible-playbook mysql_ops.replica_backup.recover --limit {host}"
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float) -> t.Iterator[None]:
+    """Raise in the midst of what is done in the context when it takes longer, where nobody else uses the alarm."""
+    if threading.current_thread() is not threading.main_thread() or signal.getitimer(signal.ITIMER_REAL)[0]:
+        yield
+        return
+
+    def end(_number: int, _frame: object) -> None:
+        raise _SilenceError(f"no answer within {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _has_ended(answer: dict[str, t.Any]) -> bool:
