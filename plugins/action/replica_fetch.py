@@ -75,25 +75,38 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         except ReplicaBackupError as error:
             result.update(error.to_result())
             result["failed"] = True
+        except OSError as error:
+            result.update(self._in_words(error).to_result())
+            result["failed"] = True
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
         return result
 
     def _work(self) -> dict[str, t.Any]:
         state = self._args["state"]
+        dest = self._args["dest"]
         if state == "released":
             if self._task.check_mode:
-                return {"changed": False}
-            return {"changed": bool(self._ask("release").get("changed"))}
-        dest = self._args["dest"]
+                return {"changed": False, "cleared": []}
+            answer = self._ask("release")
+            cleared = self._clear_unfinished(answer)
+            return {"changed": bool(answer.get("changed") or cleared), "cleared": cleared}
         far = SetPaths(self._args["spool_dir"], self._args["host"], self._args["backup_id"])
         near = SetPaths(os.path.abspath(dest or "."), far.host, far.backup_id)
         if state == "ready":
             if dest:
                 _landing.check_destination(near, may_write=not self._task.check_mode)
-            self._ask("ready")
-            return {"changed": False}
+            answer = self._ask("ready")
+            cleared = [] if self._task.check_mode else self._clear_unfinished(answer)
+            return {"changed": bool(cleared), "cleared": cleared}
         return self._fetch(near)
+
+    def _clear_unfinished(self, answer: dict[str, t.Any]) -> list[str]:
+        """Transfers that nobody will finish: the replica, whose answer this is, has nothing of them any more."""
+        dest, host = self._args["dest"], self._args["host"]
+        if not dest or not host:
+            return []
+        return _landing.clear_unfinished(os.path.abspath(dest), host, answer.get("backup_ids", ()))
 
     def _fetch(self, near: SetPaths) -> dict[str, t.Any]:
         started, started_at = time.monotonic(), utc()
@@ -107,16 +120,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 size = _landing.verify_set(near)
                 return self._outcome(near, size, 0, started, "none", changed=False, published=True)
         landing = _landing.Landing(near)
-        try:
+        with contextlib.ExitStack() as stack:
+            _landing.make_private(near.directory)
+            stack.callback(_landing.remove_if_empty, near.directory)
+            stack.enter_context(_landing.held(near.directory))
+            # Nothing stays readable for the login user. When the connection is lost the next call does it.
+            stack.callback(self._release)
             method, size = self._bring(landing)
             times = {"fetch": {"start": started_at, "end": utc(), "seconds": round(time.monotonic() - started, 3)}}
             publish = self._args["publish"] and not complete
             if publish:
                 self._publish(landing, times)
-        finally:
-            # Nothing stays readable for the login user. When the connection is lost the next call does it.
-            with contextlib.suppress(AnsibleError, _FarEndError):
-                self._ask("release")
         if self._args["publish"]:
             self._clear_spool()
         changed = publish or landing.moved > 0
@@ -154,6 +168,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             f"There is no backup {self._args['backup_id']} of {self._args['host']} to bring over",
             found=f"nothing below {self._args['spool_dir']} on the replica",
             expected="an archive that replica_archive has written",
+            server_state=_landing.UNTOUCHED,
+            next_command="look for the set below replica_backup_dest, or make a new backup",
+        )
+
+    def _in_words(self, error: OSError) -> ReplicaBackupError:
+        return ReplicaBackupError(
+            f"The destination {self._args['dest']} on the controller failed",
+            found=f"{error.strerror}: {error.filename or 'a file that was being written'}",
+            expected="a directory that this user can write to, with room for the set; variable replica_backup_dest",
+            server_state=_landing.UNTOUCHED,
+            next_command="mend it, then ansible-playbook mysql_ops.replica_backup.recover --limit"
+            f" {self._args['host']}, which brings over what the run has left",
         )
 
     # -- the far end ---------------------------------------------------------------------------------------------
@@ -194,12 +220,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
 
     # -- the transfer --------------------------------------------------------------------------------------------
 
+    def _release(self) -> None:
+        with contextlib.suppress(AnsibleError, _FarEndError):
+            self._ask("release")
+
     def _bring(self, landing: _landing.Landing) -> tuple[str, int]:
         """Every file of the set but the manifest; returns the method and the size in bytes."""
         self._uid = self._login_uid()
         offered = self._offer("")
         items = [Item(unquote(name), size, digest) for name, size, digest in offered["items"]]
-        _landing.make_private(landing.paths.directory)
         while True:
             missing = [item for item in items if not landing.has(item)]
             landing.prepare(sum(item.bytes for item in missing))

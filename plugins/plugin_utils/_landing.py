@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import json
 import os
+import re
 import shutil
+import stat
 import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.formats import COPY
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import remove_tree
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._handoff import (
     DATA_NAME,
@@ -24,10 +29,22 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._handoff 
     safe_parts,
     unquote,
 )
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SUMS_NAME, SetPaths
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import (
+    BACKUP_ID_PATTERN,
+    MANIFEST_NAME,
+    SUMS_NAME,
+    SetPaths,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import sync_directory
 
 _PRIVATE = 0o700
+_WORK = ".work"
+_ANY_ID = "20000101T000000Z"
+# Whatever a transfer fails of, the server is not in its hands.
+UNTOUCHED = "as the steps before it left it; a transfer does not touch it"
+_READY = MANIFEST_NAME + ".partial"
+# All that a transfer ever puts into the directory of a set.
+_OURS = re.compile(r"data(\.[0-9]+)?(\.(tar|zip)(\.[a-z0-9]+)?)?|SHA256SUMS|manifest\.json\.partial|\.work")
 
 
 def check_destination(paths: SetPaths, *, may_write: bool) -> None:
@@ -41,6 +58,7 @@ def check_destination(paths: SetPaths, *, may_write: bool) -> None:
             found=paths.directory,
             expected="an id that is not in use; variable replica_backup_id",
             server_state="not touched",
+            next_command="take another id, or none, and start the backup again",
         )
     try:
         if may_write:
@@ -65,6 +83,7 @@ def check_destination(paths: SetPaths, *, may_write: bool) -> None:
             found=f"{error.strerror}: {error.filename}",
             expected="a directory that this user can write to or make; variable replica_backup_dest",
             server_state="not touched",
+            next_command="mend its rights or set replica_backup_dest to another directory, and start the backup again",
         ) from error
 
 
@@ -74,6 +93,69 @@ def make_private(path: str) -> None:
         make_private(os.path.dirname(path))
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, _PRIVATE)
+
+
+def clear_unfinished(root: str, host: str, keep: t.Collection[str]) -> list[str]:
+    """Remove what interrupted transfers of this host left below ``root``; returns the directories.
+
+    Left alone: whatever has a manifest, the backup ids in ``keep`` (the replica still has those: their transfer can go
+    on), one that another process is bringing over right now, and directories with anything in them that is not ours.
+    """
+    parent = os.path.dirname(SetPaths(root, host, _ANY_ID).directory)
+    try:
+        names = sorted(os.listdir(parent))
+    except OSError:
+        return []
+    cleared = []
+    for name in names:
+        path = os.path.join(parent, name)
+        if not BACKUP_ID_PATTERN.match(name) or name in keep or not _is_unfinished(path):
+            continue
+        # What cannot be removed is no set all the same, and must not be in the way of a backup.
+        with contextlib.suppress(OSError, ReplicaBackupError), held(path):
+            remove_tree(path)
+            cleared.append(path)
+    return cleared
+
+
+def _is_unfinished(path: str) -> bool:
+    try:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            return False
+        inside = set(os.listdir(path))
+    except OSError:
+        return False
+    marked = not inside or not inside.isdisjoint({_WORK, _READY})
+    return MANIFEST_NAME not in inside and marked and all(_OURS.fullmatch(name) for name in inside)
+
+
+def remove_if_empty(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
+
+
+@contextlib.contextmanager
+def held(path: str) -> t.Iterator[None]:
+    """Keep others out of the directory of a set that is on its way; the kernel lets go when this process dies.
+
+    Raises ReplicaBackupError when another process holds it. A file system without locks keeps nobody out.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise ReplicaBackupError(
+                    f"Somebody else is bringing this set over: {path}",
+                    found="another process that holds its directory",
+                    expected="one transfer of a set at a time",
+                    server_state=UNTOUCHED,
+                    next_command="wait for the other one to end, then run this again",
+                ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @dataclass(frozen=True)
@@ -101,6 +183,9 @@ class Landing:
                 f"Too little room in {self.paths.root} on the controller",
                 found=f"{free} bytes free",
                 expected=f"{needed} bytes for what is still to come",
+                server_state=UNTOUCHED,
+                next_command="make room there, or set replica_backup_dest to another directory, then ansible-playbook"
+                f" mysql_ops.replica_backup.recover --limit {self.paths.host}, which brings over what the run has left",
             )
 
     def has(self, item: Item) -> bool:
@@ -143,7 +228,9 @@ class Landing:
                 f"{quote(item.name)} did not arrive as it was archived",
                 found=f"{size} bytes, sha256 {digest}",
                 expected=f"{item.bytes} bytes, sha256 {item.sha256}",
-                next_command="run it again; what has arrived whole is kept",
+                server_state=UNTOUCHED,
+                next_command="run it again, or ansible-playbook mysql_ops.replica_backup.recover --limit"
+                f" {self.paths.host}; what has arrived whole is kept",
             )
 
     @contextlib.contextmanager
@@ -184,7 +271,7 @@ class Landing:
 
     def publish(self, path: str, manifest: Item) -> None:
         """The manifest gets its name when nothing else of this transfer is left to do."""
-        ready = os.path.join(self.paths.directory, "manifest.json.partial")
+        ready = os.path.join(self.paths.directory, _READY)
         os.rename(path, ready)
         shutil.rmtree(self.paths.work)
         self._compare(manifest, *hash_file(ready))

@@ -228,3 +228,65 @@ def test_a_complete_set_is_proven_from_its_manifest(tmp_path: Path, form: str, d
         handle.write(b"X")
     with pytest.raises(ReplicaBackupError, match="damaged"):
         _landing.verify_set(paths)
+
+
+# -- what interrupted transfers have left --------------------------------------------------------------------------
+
+
+def partial(root: Path, backup_id: str, *names: str) -> Path:
+    """A directory of a set with these files, or directories where the name ends in a slash."""
+    directory = root / "db1" / backup_id
+    directory.mkdir(parents=True)
+    for name in names:
+        if name.endswith("/"):
+            (directory / name).mkdir()
+            (directory / name / "incoming.partial").write_text("half")
+        else:
+            (directory / name).write_text("x")
+    return directory
+
+
+UNFINISHED = {
+    "begun": ("20250101T000000Z",),
+    "on its way": ("20250102T000000Z", ".work/"),
+    "all but its manifest": ("20250103T000000Z", ".work/", "data.tar.zst", "SHA256SUMS"),
+    "manifest on its way": ("20250104T000000Z", "data.0.tar", "data.1.tar", "SHA256SUMS", "manifest.json.partial"),
+    "a tree": ("20250105T000000Z", ".work/", "data/"),
+}
+OTHERS = {
+    "complete": ("20250106T000000Z", "data.tar", "SHA256SUMS", "manifest.json"),
+    "complete, the rest not cleared": ("20250107T000000Z", "data.tar", "manifest.json", ".work/"),
+    "somebody's files": ("20250108T000000Z", ".work/", "notes.txt"),
+    "somebody's tree": ("20250109T000000Z", "datadir/"),
+    "no backup id": ("latest", ".work/"),
+    "the replica still has it": ("20250110T000000Z", ".work/", "data.tar"),
+}
+
+
+def test_unfinished_sets_are_cleared_and_nothing_else(tmp_path: Path) -> None:
+    for names in (*UNFINISHED.values(), *OTHERS.values()):
+        partial(tmp_path, *names)
+    (tmp_path / "db1" / "20250111T000000Z").symlink_to(tmp_path / "db1" / "20250101T000000Z")
+    (tmp_path / "db1" / "20250112T000000Z").write_text("a file")
+    before = sorted(path.name for path in (tmp_path / "db1").iterdir())
+    cleared = _landing.clear_unfinished(str(tmp_path), "db1", ["20250110T000000Z"])
+    expected = [names[0] for names in UNFINISHED.values()]
+    assert [os.path.basename(path) for path in cleared] == expected
+    assert sorted(path.name for path in (tmp_path / "db1").iterdir()) == sorted(set(before) - set(expected))
+    assert (tmp_path / "db1" / "latest" / ".work" / "incoming.partial").exists()
+    assert _landing.clear_unfinished(str(tmp_path), "db1", ["20250110T000000Z"]) == []
+    assert _landing.clear_unfinished(str(tmp_path), "db2", []) == []
+    with pytest.raises(RefusedError):
+        _landing.clear_unfinished(str(tmp_path / "db1"), "..", [])
+
+
+def test_a_set_on_its_way_is_not_cleared_and_not_brought_twice(tmp_path: Path) -> None:
+    directory = partial(tmp_path, BACKUP_ID, ".work/")
+    with _landing.held(str(directory)):
+        assert _landing.clear_unfinished(str(tmp_path), "db1", []) == []
+        with (
+            pytest.raises(ReplicaBackupError, match="Somebody else is bringing this set over"),
+            _landing.held(str(directory)),
+        ):
+            pass
+    assert _landing.clear_unfinished(str(tmp_path), "db1", []) == [str(directory)]
