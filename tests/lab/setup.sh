@@ -42,6 +42,7 @@ if $with_tests; then
         'iptables iptables'
         'debootstrap debootstrap'
         'strace strace'
+        'faketime faketime'
         'ip iproute2'
         'ps procps'
         'gzip gzip'

@@ -1,0 +1,351 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""When the dead-man acts, and when it does not: its looks at the signs of life, and those looks on real servers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import typing as t
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _deadman, _ledger, _server, _stop
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
+from ansible_collections.mysql_ops.replica_backup.tests.lab.faults import Faults, LocalReplica
+from ansible_collections.mysql_ops.replica_backup.tests.lab.flavors import Flavor, MariaDB, MySQL56
+from ansible_collections.mysql_ops.replica_backup.tests.lab.local import Topology
+from ansible_collections.mysql_ops.replica_backup.tests.lab.scratch import CHECKOUT
+from ansible_collections.mysql_ops.replica_backup.tests.lab.window import Window
+
+TOKEN = "a" * 32
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> str:
+    return str(tmp_path / "state")
+
+
+@pytest.fixture
+def ledger(state: str) -> Ledger:
+    _ledger.prepare_state_dir(state)
+    return _ledger.open_new(state, {"run_id": "run-1", "server": {}, "before": {}, "service": {}})
+
+
+def arm_on_paper(ledger: Ledger, *, seconds: float = 60.0) -> dict[str, t.Any]:
+    """The record of an armed dead-man, without any process."""
+    record: dict[str, t.Any] = {
+        "token": TOKEN,
+        "deadline_mono": time.monotonic() + seconds,
+        "look_every": 0.02,
+        "run": {"run_id": ledger.run_id},
+    }
+    Path(ledger.state_dir, "deadman.json").write_text(json.dumps(record), encoding="utf-8")
+    return record
+
+
+def look(ledger: Ledger, **changes: t.Any) -> str | None:
+    return _deadman._Look(ledger.state_dir, arm_on_paper(ledger, **changes)).wait()
+
+
+@contextlib.contextmanager
+def at_work(state: str) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock, as a module does."""
+    path = os.path.join(state, "lock")
+    code = f"import fcntl, sys; f = open({path!r}, 'a'); fcntl.flock(f, 2); print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as holder:
+        assert t.cast(t.IO[str], holder.stdout).readline() == "held\n"
+        yield holder
+        holder.kill()
+
+
+def test_a_run_without_a_sign_of_life_is_dead(ledger: Ledger) -> None:
+    ledger.save(lease=0.0)
+    assert str(look(ledger)).startswith("nobody has been at work on the run since 20")
+
+
+def test_the_lease_is_a_sign_of_life(ledger: Ledger) -> None:
+    over = time.monotonic() + 0.5
+    ledger.save(lease=0.5)
+    assert "nobody" in str(look(ledger))
+    assert time.monotonic() > over
+
+
+def test_a_module_at_work_is_a_sign_of_life_until_it_is_killed(ledger: Ledger) -> None:
+    ledger.save(lease=0.0)
+    with at_work(ledger.state_dir) as module:
+        assert look(ledger, seconds=0.3) == _deadman.DEADLINE
+        module.send_signal(signal.SIGKILL)
+        module.wait()
+        assert "nobody" in str(look(ledger))
+
+
+def test_one_look_between_two_modules_is_not_enough(ledger: Ledger) -> None:
+    ledger.save(lease=0.0)
+    found = _deadman._Look(ledger.state_dir, arm_on_paper(ledger, seconds=0.2))
+    answers = iter([True, False] * 1000)
+    found._nobody_at_work = lambda: next(answers)  # type: ignore[method-assign]
+    assert found.wait() == _deadman.DEADLINE
+
+
+def test_a_look_disturbs_no_module(ledger: Ledger) -> None:
+    with _ledger.locked(ledger.state_dir, "a module"):
+        held = Path(ledger.state_dir, "lock").read_text(encoding="utf-8")
+        assert _ledger.at_work(ledger.state_dir)
+        assert Path(ledger.state_dir, "lock").read_text(encoding="utf-8") == held
+    assert not _ledger.at_work(ledger.state_dir)
+    ends = time.monotonic() + 0.5
+    looking = threading.Thread(target=lambda: [_ledger.at_work(ledger.state_dir) for _n in range(2000)])
+    looking.start()
+    while time.monotonic() < ends:
+        with _ledger.locked(ledger.state_dir, "a module", timeout=0.0):
+            pass
+    looking.join()
+
+
+@pytest.mark.parametrize("text", [None, '{"token": "another"}'])
+def test_called_off_or_armed_anew_it_ends(ledger: Ledger, text: str | None) -> None:
+    ledger.save(lease=0.0)
+    found = _deadman._Look(ledger.state_dir, arm_on_paper(ledger))
+    path = Path(ledger.state_dir, "deadman.json")
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text, encoding="utf-8")
+    assert found.wait() is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\0" * 100])
+def test_a_record_that_is_damaged_calls_nothing_off(ledger: Ledger, text: str) -> None:
+    ledger.save(lease=0.0)
+    found = _deadman._Look(ledger.state_dir, arm_on_paper(ledger))
+    Path(ledger.state_dir, "deadman.json").write_text(text, encoding="utf-8")
+    assert "nobody" in str(found.wait())
+
+
+@pytest.mark.parametrize("damage", ["damaged", "removed", "of another run"])
+def test_without_a_ledger_the_usual_lease_counts(ledger: Ledger, damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(ledger.path)
+    if damage == "removed":
+        path.unlink()
+    elif damage == "damaged":
+        path.write_text("{", encoding="utf-8")
+    else:
+        path.write_text(path.read_text(encoding="utf-8").replace("run-1", "run-2"), encoding="utf-8")
+    if damage != "of another run":
+        assert look(ledger, seconds=0.3) == _deadman.DEADLINE
+    monkeypatch.setattr(_ledger, "DEFAULT_LEASE", 0.1)
+    found = _deadman._Look(ledger.state_dir, arm_on_paper(ledger) | {"run": {"run_id": "run-1"}})
+    with at_work(ledger.state_dir):
+        assert not found._nobody_at_work()
+    assert "nobody" in str(found.wait())
+
+
+@pytest.mark.parametrize("instead", [False, True])
+def test_of_a_state_directory_that_is_gone_nothing_is_concluded(ledger: Ledger, state: str, instead: bool) -> None:
+    """Moved away, or unmounted: a module may be at work. The deadline is known still."""
+    ledger.save(lease=0.0)
+    found = _deadman._Look(state, arm_on_paper(ledger, seconds=0.3))
+    os.rename(state, f"{state}.gone")
+    if instead:
+        os.mkdir(state)
+    assert found.wait() == _deadman.DEADLINE
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="needs libfaketime")
+@pytest.mark.parametrize(("step", "lease"), [("-90000", 0.8), ("+90000", 2.0)])
+def test_a_clock_that_is_set_changes_nothing(ledger: Ledger, tmp_path: Path, step: str, lease: float) -> None:
+    """The wall clock of ledger and watcher jumps by a day while both run; only the monotonic one may count."""
+    clock = tmp_path / "clock"
+    clock.write_text("+0\n", encoding="ascii")
+    code = f"""
+import pathlib, select, sys, time
+# libfaketime spoils the sleep of Python 3.11, which waits for a moment of the monotonic clock.
+time.sleep = lambda seconds: select.select([], [], [], seconds)
+from {_deadman.__name__.rpartition(".")[0]} import _deadman, _ledger
+ledger = _ledger.load({ledger.state_dir!r})
+wall = time.time()
+ledger.save(lease={lease})
+noted = time.monotonic()
+pathlib.Path({str(clock)!r}).write_text("{step}\\n")
+found = _deadman._Look(ledger.state_dir, {arm_on_paper(ledger)!r}).wait()
+print(abs(time.time() - wall) > 80000, time.monotonic() - noted >= {lease}, found.split(" since")[0])
+"""
+    environment = {
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout == "True True nobody has been at work on the run\n", done.stderr
+
+
+def test_what_was_done_is_not_done_again(ledger: Ledger) -> None:
+    """The timer behind the watcher comes at the deadline, long after the watcher has brought the server back."""
+    state = ledger.state_dir
+    path = Path(state, "deadman.fired")
+    assert not _deadman._done(state, TOKEN)
+    path.write_text(json.dumps({"token": TOKEN, "finished": "now", "error": "no start"}), encoding="utf-8")
+    assert not _deadman._done(state, TOKEN), "a server that did not come up is tried again"
+    path.write_text(json.dumps({"token": TOKEN, "finished": "now"}), encoding="utf-8")
+    assert _deadman._done(state, TOKEN)
+    assert not _deadman._done(state, "of a later run")
+    arm_on_paper(ledger)
+    assert _deadman.main(["fire", state, TOKEN]) == 0
+
+
+# --- on real servers --------------------------------------------------------------------------------------------------
+
+FLAVORS: dict[str, t.Callable[[], Flavor]] = {"mariadb": MariaDB, "mysql56": MySQL56}
+QUICK: dict[str, t.Any] = {"lease": 1.0, "gap": 1.0, "look_every": 0.3}
+
+
+@pytest.fixture(scope="module", params=FLAVORS)
+def topology(request: pytest.FixtureRequest) -> Iterator[Topology]:
+    flavor = FLAVORS[request.param]()
+    with Topology(CHECKOUT / ".test" / "lab" / uuid.uuid4().hex[:8], replicas=1, flavor=flavor) as topology:
+        topology.source.query("CREATE DATABASE d")
+        topology.source.query("CREATE TABLE d.t (a INT PRIMARY KEY)")
+        yield topology
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One replica, one fault, and how the end state is looked at."""
+
+    topology: Topology
+    window: Window
+    replica: LocalReplica
+    before: dict[str, str]
+    faults: Faults
+
+    def settle(self, fault: str) -> None:
+        def write() -> None:
+            self.topology.source.query("INSERT INTO d.t SELECT COALESCE(MAX(a), 0) + 1 FROM d.t")
+
+        def back_up() -> None:
+            again = Window(self.window.server, self.window.root / "again")
+            again.root.mkdir()
+            again.stop()
+            again.archive()
+            again.start()
+
+        self.window.start(close=False, recover=True, run_id=None, take_over=True)
+        self.faults.settle(fault, self.replica, self.before, back_up, writes=write)
+
+    def fired(self) -> dict[str, t.Any]:
+        deadline = time.monotonic() + 60
+        while (record := _deadman.fired(self.window.state) or {}).get("finished") is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        return record
+
+
+@pytest.fixture
+def case(topology: Topology, tmp_path: Path, faults: Faults) -> Iterator[Case]:
+    server = topology.replicas[0]
+    replica = LocalReplica(topology, server, (tmp_path,))
+    window = Window(server, tmp_path / "window")
+    window.root.mkdir()
+    try:
+        yield Case(topology, window, replica, replica.state(), faults)
+    finally:
+        _deadman.disarm(window.state)
+        if not server.is_running():
+            server.start()
+
+
+def test_a_controller_that_never_returns(case: Case) -> None:
+    """Between the stop and the archive nobody is at work: the server is back after the lease, not after the budget."""
+    case.window.stop(**QUICK, downtime_budget=3000)
+    armed = _deadman.armed(case.window.state)
+    assert armed is not None
+    record = case.fired()
+    assert record["outcome"] == "server started"
+    assert "nobody has been at work" in record["reason"]
+    deadline = time.monotonic() + 10
+    while _server.read_process(armed["pid"]) is not None:
+        assert time.monotonic() < deadline, "the watcher has done its work"
+        time.sleep(0.1)
+    with pytest.raises(ReplicaBackupError, match="dead-man has started the server") as caught:
+        job.capture(job.Request(paths=case.window.paths, state_dir=case.window.state))
+    assert "nobody has been at work" in str(caught.value)
+    case.settle("controller gone between stop and archive")
+
+
+def test_a_slow_shutdown_and_a_long_archive_are_left_alone(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both take many times the lease; the module that is at work holds the lock."""
+    pid = case.window.server.pids()[0]
+    real = _server.wait_gone
+
+    def slow(process: _server.ServerProcess, limit: float) -> float:
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(3)
+        assert _deadman.fired(case.window.state) is None
+        os.kill(pid, signal.SIGCONT)
+        return real(process, limit)
+
+    monkeypatch.setattr(_server, "wait_gone", slow)
+    case.window.stop(**{**QUICK, "gap": 30.0})
+    monkeypatch.undo()
+    ledger = _ledger.load(case.window.state)
+    assert ledger is not None
+    ledger.save(lease=0.0)
+    with _ledger.locked(case.window.state, "a long archive"):
+        time.sleep(2)
+        ledger.save(lease=30.0)
+    assert _deadman.fired(case.window.state) is None
+    case.window.archive()
+    assert _deadman.fired(case.window.state) is None
+    case.window.start()
+    case.faults.settle("shutdown and archive longer than the lease", case.replica, case.before)
+
+
+KILLED = """
+import os, signal, sys
+from {utils} import _replication, _stop
+from ansible_collections.mysql_ops.replica_backup.tests.lab.window import Window
+import pickle
+def die(*arguments, **named):
+    os.kill(os.getpid(), signal.SIGKILL)
+{where} = die
+window, changes = pickle.loads(bytes.fromhex(sys.argv[1]))
+window.stop(**changes)
+"""
+
+
+def test_a_module_that_is_killed_while_the_threads_stand_still(case: Case) -> None:
+    """Not down, but a replica that stands still is as bad."""
+    import pickle
+
+    utils = _stop.__name__.rpartition(".")[0]
+    code = KILLED.format(utils=utils, where="_stop.check_coordinates")
+    argument = pickle.dumps((case.window, QUICK)).hex()
+    done = subprocess.run(
+        [sys.executable, "-c", code, argument],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert case.replica.state() != case.before
+    record = case.fired()
+    assert (record["outcome"], "error" in record) == ("server was running", False)
+    case.settle("module killed with the threads stopped")
