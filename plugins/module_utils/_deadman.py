@@ -71,6 +71,12 @@ def fired(state_dir: str) -> dict[str, t.Any] | None:
     return record if isinstance(record, dict) else {"outcome": "its record is not readable"}
 
 
+def in_words(record: t.Mapping[str, t.Any]) -> str:
+    """What a record of ``fired`` says, for a person."""
+    reason = f" because {record['reason']}" if record.get("reason") else ""
+    return f"The dead-man fired at {record.get('fired')}{reason}: {record.get('outcome')}"
+
+
 def armed(state_dir: str) -> dict[str, t.Any] | None:
     """How the dead-man is armed (kind, deadline), or None."""
     try:

@@ -193,7 +193,7 @@ def _bring_back(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
     fired = _deadman.fired(ledger.state_dir)
     if fired is not None:
         ledger.data["deadman_fired"] = fired
-        ledger.warn(f"The dead-man fired at {fired.get('fired')}: {fired.get('outcome')}")
+        ledger.warn(_deadman.in_words(fired))
     disarmed = _deadman.disarm(ledger.state_dir)
     for warning in brought.warnings:
         ledger.warn(warning)
@@ -265,7 +265,7 @@ def _story(ledger: Ledger) -> list[str]:
     fired = _deadman.fired(ledger.state_dir)
     armed = _deadman.armed(ledger.state_dir)
     if fired is not None:
-        words.append(f"The dead-man fired at {fired.get('fired')}: {fired.get('outcome')}.")
+        words.append(f"{_deadman.in_words(fired)}.")
     elif armed is not None:
         words.append(f"The dead-man was armed for {armed.get('deadline')}.")
     return words
