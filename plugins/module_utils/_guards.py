@@ -13,6 +13,7 @@ import os
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Prediction
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Channel
 
@@ -39,7 +40,8 @@ class Facts:
 
     ``data_bytes``: allocated bytes of all files to copy; ``free_bytes``: free in the spool's file system for the
     user of this process; ``missing_tools``: commands that the chosen format needs and the host lacks;
-    ``fetched_again``: what is said of channels whose relay logs a restart drops before they are applied.
+    ``fetched_again``: what is said of channels whose relay logs a restart drops before they are applied;
+    ``prediction``: how long the server would be down, of the ``downtime_budget`` seconds that it may.
     """
 
     channels: tuple[Channel, ...]
@@ -51,6 +53,8 @@ class Facts:
     spool_dir: str
     missing_tools: tuple[str, ...]
     fetched_again: tuple[str, ...] = ()
+    prediction: Prediction | None = None
+    downtime_budget: float = 3600.0
 
 
 @dataclass(frozen=True)
@@ -212,6 +216,23 @@ def has_tools(facts: Facts, policy: Policy) -> Verdict:
     )
 
 
+def budget_suffices(facts: Facts, policy: Policy) -> Verdict:
+    """Only what would not do at its best is refused: the first run on a host has nothing to go by."""
+    prediction = facts.prediction
+    found = "not known: no run has been measured, and the data are too few to matter"
+    if prediction is not None:
+        found = f"predicted {prediction.text()}"
+        if prediction.least < prediction.seconds:
+            found += f" ({prediction.least:.0f} s by the quickest of the last backups)"
+    return Verdict(
+        "downtime_budget",
+        prediction is None or prediction.least <= facts.downtime_budget,
+        found,
+        f"at most {facts.downtime_budget:g} s",
+        "replica_backup_downtime_budget (or a quicker replica_backup_compression)",
+    )
+
+
 RULES: tuple[t.Callable[[Facts, Policy], Verdict], ...] = (
     is_replica,
     not_in_cluster,
@@ -224,6 +245,7 @@ RULES: tuple[t.Callable[[Facts, Policy], Verdict], ...] = (
     not_in_forced_recovery,
     has_tools,
     has_room,
+    budget_suffices,
 )
 
 

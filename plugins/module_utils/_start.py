@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _bringback,
+    _budget,
     _connection,
     _deadman,
     _ledger,
@@ -97,7 +98,7 @@ def _work(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
     if request.recover:
         words, kept = _finish(ledger)
         explanation += words
-        result["set_dir"] = "" if kept is None else kept.paths.directory
+        result |= {"changed": True, "set_dir": "" if kept is None else kept.paths.directory}
         result |= _waiting(request)
     return {**result, "explanation": explanation}
 
@@ -202,6 +203,7 @@ def _bring_back(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
         ledger.end("start", must=False)
         ledger.begin("serving", must=False)
         ledger.end("serving", must=False)
+        _budget.remember(ledger)
     result: dict[str, t.Any] = {
         "changed": bool(brought.actions) or disarmed,
         "server_restored": True,

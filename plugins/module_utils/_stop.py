@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _bringback,
+    _budget,
     _clean_stop,
     _connection,
     _deadman,
@@ -32,8 +33,10 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _server,
     _service,
 )
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import compress
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import compress, sample
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.job import Request as ArchiveRequest
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._bringback import BringBackLimits
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Prediction, Way
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login, QueryError, Session
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._coordinates import (
     check_coordinates,
@@ -83,6 +86,16 @@ class StopRequest:
     gap: float = _ledger.DEFAULT_LEASE
     look_every: float = _deadman.LOOK_EVERY
 
+    @property
+    def way(self) -> Way:
+        """What decides how long the capture takes."""
+        return Way(
+            format=self.format,
+            compression=self.compression,
+            level=self.compression_level,
+            threads=self.compression_threads,
+        )
+
 
 @dataclass(frozen=True)
 class StopPlan:
@@ -93,6 +106,8 @@ class StopPlan:
     read_only: ReadOnly
     verdicts: tuple[Verdict, ...]
     data_bytes: int
+    logical_bytes: int
+    prediction: Prediction | None
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, t.Any]:
@@ -104,6 +119,7 @@ class StopPlan:
             "service_manager": self.manager.kind,
             "service_name": self.manager.name,
             "data_bytes": self.data_bytes,
+            "predicted_downtime": None if self.prediction is None else self.prediction.to_dict(),
             "channels": [channel.label() for channel in observed.channels],
             "steps": [
                 "arm the dead-man on the host",
@@ -133,6 +149,8 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
     )
     listed = _discovery.discover(session, _discovery_request(request, check_mode=True))
     data_bytes = int(listed["list"]["allocated"])
+    missing_tools = _missing_tools(request)
+    prediction = None if missing_tools else _predict(request, observed.datadir, data_bytes)
     fetched_again = tuple(_replication.fetched_again(observed.dialect, observed.channels))
     facts = _guards.Facts(
         channels=observed.channels,
@@ -142,8 +160,10 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
         data_bytes=data_bytes,
         free_bytes=_guards.free_bytes(request.paths.root),
         spool_dir=request.paths.root,
-        missing_tools=_missing_tools(request),
+        missing_tools=missing_tools,
         fetched_again=fetched_again,
+        prediction=prediction,
+        downtime_budget=request.downtime_budget,
     )
     verdicts = _guards.judge(facts, request.policy)
     _guards.refuse_unless_all_pass(verdicts)
@@ -163,13 +183,42 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
             variables=_variables_to_set(session, observed, read_only),
         ),
     )
-    warnings = [*manager.warnings, *fetched_again]
+    warnings = [*manager.warnings, *fetched_again, *_close_to_budget(prediction, request.downtime_budget)]
     if read_only.options and not manager.takes_options:
         warnings.append(
             f"The restart through {manager.kind} {manager.name} cannot be given {' '.join(read_only.options)}: the "
             "server takes writes for the moment until the switch that was set at run time is put back"
         )
-    return StopPlan(observed, manager, read_only, tuple(verdicts), data_bytes, tuple(warnings))
+    logical_bytes = int(listed["list"]["bytes"])
+    return StopPlan(
+        observed, manager, read_only, tuple(verdicts), data_bytes, logical_bytes, prediction, tuple(warnings)
+    )
+
+
+def _predict(request: StopRequest, datadir: str, size: int) -> Prediction | None:
+    """The downtime to come; a sample is taken of a host that has nothing to go by and may be too slow."""
+    known, way = _budget.runs(request.state_dir), request.way
+    sampled = None
+    if not _budget.comparable(known, way, size) and _budget.worth_a_sample(size, request.downtime_budget):
+        archive = ArchiveRequest(
+            request.paths,
+            request.state_dir,
+            request.format,
+            request.compression,
+            request.compression_level,
+            request.compression_threads,
+        )
+        sampled = sample.take(sample.largest_files(datadir), archive.compressor(), deflate=archive.deflate_level)
+    return _budget.predict(known, way, size, sampled)
+
+
+def _close_to_budget(prediction: Prediction | None, budget: float) -> list[str]:
+    if prediction is None or prediction.seconds < budget * _budget.WARN_FROM:
+        return []
+    return [
+        f"The downtime budget is {budget:g} s (replica_backup_downtime_budget), predicted are {prediction.text()}; the"
+        " archive is given up when it does not end in time"
+    ]
 
 
 def _discovery_request(request: StopRequest, *, check_mode: bool) -> _discovery.Request:
@@ -321,6 +370,12 @@ def _open_ledger(request: StopRequest, plan: StopPlan) -> Ledger:
             "service": plan.manager.to_dict(),
             "channels": observed.channel_facts(observed.channels),
             "deadline": _ledger.utc(time.time() + request.downtime_budget),
+            "budget": {
+                "seconds": request.downtime_budget,
+                "bytes": plan.logical_bytes,
+                "allocated": plan.data_bytes,
+                "start_reserve": _budget.start_reserve(_budget.runs(request.state_dir), request.downtime_budget),
+            },
             "lease_seconds": request.lease,
             "gap_seconds": request.gap,
             "warnings": list(plan.warnings),

@@ -204,11 +204,20 @@ class PackedOutput:
 
     Without a compressor the bytes go straight to the file, still in a thread of their own, so that the caller can read
     and hash the next buffer meanwhile. Buffers change hands: :meth:`exchange` takes a filled one and returns one that
-    is free.
+    is free. ``watch`` is called every second in which none gets free: a compressor that stands still must not hold up
+    its user for ever; what it raises ends the wait, and :meth:`abort` is then due.
     """
 
-    def __init__(self, target: HashedFile, compressor: Compressor | None, *, buffers: int = 3) -> None:
+    def __init__(
+        self,
+        target: HashedFile,
+        compressor: Compressor | None,
+        *,
+        buffers: int = 3,
+        watch: t.Callable[[], None] = lambda: None,
+    ) -> None:
         self._target = target
+        self._watch = watch
         self._stage: _Stage | None = None
         self._pump: _Thread | None = None
         self._failed: BaseException | None = None
@@ -244,7 +253,8 @@ class PackedOutput:
             self._full.append((buffer, length))
             self._condition.notify_all()
             while not self._free and self._feeder.is_alive() and self._failed is None:
-                self._condition.wait(1.0)
+                if not self._condition.wait(1.0):
+                    self._watch()
             if self._free and self._failed is None:
                 return self._free.pop()
         self._raise()

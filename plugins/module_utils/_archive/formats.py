@@ -84,10 +84,10 @@ class TarOutput:
 
     keeps_links = True
 
-    def __init__(self, path: str, compressor: Compressor | None) -> None:
+    def __init__(self, path: str, compressor: Compressor | None, watch: t.Callable[[], None] = lambda: None) -> None:
         self._file = HashedFile(path)
         try:
-            self._packed = PackedOutput(self._file, compressor)
+            self._packed = PackedOutput(self._file, compressor, watch=watch)
         except BaseException:
             self._file.discard()
             raise
@@ -376,13 +376,21 @@ def _dress(target: bytes | int, record: FileRecord) -> None:
 
 
 def open_output(
-    directory: str, form: str, compression: str, compressor: Compressor | None, level: int | None
+    directory: str,
+    form: str,
+    compression: str,
+    compressor: Compressor | None,
+    level: int | None,
+    watch: t.Callable[[], None] = lambda: None,
 ) -> Output:
-    """Begin the data of a set below ``directory``, which is made private. Zip ignores which compressor was chosen."""
+    """Begin the data of a set below ``directory``, which is made private. Zip ignores which compressor was chosen.
+
+    ``watch`` is called while a compressor takes nothing more.
+    """
     make_private_directory(directory)
     path = os.path.join(directory, part_name(form, compressor.suffix if compressor is not None else ""))
     if form == TAR:
-        return TarOutput(path, compressor)
+        return TarOutput(path, compressor, watch)
     if form == ZIP:
         return ZipOutput(path, None if compression == NONE else (level or 1))
     return CopyOutput(path)

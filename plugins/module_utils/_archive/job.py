@@ -15,6 +15,7 @@ import typing as t
 from dataclasses import asdict, dataclass, field, replace
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
+    _budget,
     _filelist,
     _ledger,
     _server,
@@ -59,6 +60,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
     compare_again,
     write_files,
 )
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Clock, Way
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import MANIFEST_NAME, SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery
@@ -89,6 +91,16 @@ class Request:
     def compressor(self) -> Compressor | None:
         """The external tool that the data pass through; zip brings its own and a plain directory has none."""
         return find_compressor(self.compression, level=self.level, threads=self.threads) if self.form == TAR else None
+
+    @property
+    def deflate_level(self) -> int | None:
+        """Level of the zip's own compression, None when it has none."""
+        return (self.level or 1) if self.form == ZIP and self.compression != NONE else None
+
+    @property
+    def way(self) -> Way:
+        """What decides how long the capture takes."""
+        return Way(format=self.form, compression=self.compression, level=self.level, threads=self.threads)
 
     @property
     def observed_compression(self) -> str:
@@ -263,8 +275,15 @@ class _Guard:
                 rule="clean_stop",
             )
         self.ledger = ledger
+        self._clock = Clock.of(ledger)
+        self.watch = Watch(self._watch)
         self._datadir = str(ledger.data["server"]["datadir"])
         self._pid_file = ledger.data["server"].get("pid_file") or None
+
+    def _watch(self) -> None:
+        self.check()
+        if self._clock is not None:
+            self._clock.check(self.watch.done)
 
     def check(self) -> None:
         """Raise when the server is, or may be, at work on the files."""
@@ -318,6 +337,7 @@ def _capture_locked(request: Request) -> Outcome:
     _refuse_inside(request, discovery)
     ledger = guard.ledger
     ledger.begin("capture")
+    clock = time.monotonic()
     try:
         head, totals, parts = _write_set(request, discovery, compressor, guard)
     except BaseException as problem:
@@ -326,10 +346,17 @@ def _capture_locked(request: Request) -> Outcome:
         # What cannot be removed now (the disk has failed) is no set without a manifest; the cause is what counts.
         with contextlib.suppress(OSError):
             _remove_partial(paths)
+        if getattr(problem, "facts", {}).get("rule") == "downtime_budget":
+            # The next run is to know before the stop what this one found out during it.
+            size = _on_disk(ledger, guard.watch.done)
+            _budget.note_capture(ledger, request.way, size, time.monotonic() - clock, whole=False)
+            ledger.end("capture", must=False)
         raise
     fresh = _ledger.load(request.state_dir)
     if fresh is not None and fresh.run_id == ledger.run_id:
         fresh.data["times"]["capture"] = ledger.data["times"]["capture"]
+        size = _on_disk(ledger, totals.bytes)
+        _budget.note_capture(fresh, request.way, size, time.monotonic() - clock)
         fresh.end("capture")
         fresh.hand_on()
     return Outcome(
@@ -344,6 +371,13 @@ def _capture_locked(request: Request) -> Outcome:
     )
 
 
+def _on_disk(ledger: _ledger.Ledger, size: int) -> int:
+    """Of ``size`` bytes read, those that were on disk: the rest are holes, which cost next to nothing."""
+    planned = ledger.data.get("budget") or {}
+    share = planned.get("allocated", 0) / planned["bytes"] if planned.get("bytes") else 1.0
+    return int(size * min(1.0, share))
+
+
 def _write_set(
     request: Request, discovery: Discovery, compressor: Compressor | None, guard: _Guard
 ) -> tuple[dict[str, t.Any], Totals, tuple[dict[str, t.Any], ...]]:
@@ -353,7 +387,7 @@ def _write_set(
     make_private_directory(paths.directory)
     make_private_directory(paths.work)
     _remove_partial(paths)
-    watch = Watch(guard.check)
+    watch = guard.watch
     with contextlib.ExitStack() as cleanup:
         notes = Notes(HashedFile(paths.files), HashedFile(paths.sums), HashedFile(os.path.join(paths.work, _SEEN_NAME)))
         for file in (notes.records, notes.sums, notes.seen):
@@ -364,7 +398,9 @@ def _write_set(
                 shared=[place.name for place in discovery.places if place.select != "tree"],
             )
         )
-        output = open_output(paths.directory, request.form, request.observed_compression, compressor, request.level)
+        output = open_output(
+            paths.directory, request.form, request.observed_compression, compressor, request.level, watch.tick
+        )
         try:
             totals = write_files(_filelist.retake(discovery), source, output, notes, watch)
             records, sums, seen = notes.records.publish(), notes.sums.publish(), notes.seen.publish()

@@ -69,14 +69,20 @@ class Totals:
 
 
 class Watch:
-    """Calls ``check`` (which raises when the work must stop) at most every ``interval`` seconds."""
+    """Calls ``check`` (which raises when the work must stop) at most every ``interval`` seconds.
+
+    ``done`` counts the bytes of data that have been read.
+    """
 
     def __init__(self, check: t.Callable[[], None], interval: float = 2.0) -> None:
         self._check = check
         self._interval = interval
         self._next = 0.0
+        self.done = 0
 
-    def tick(self) -> None:
+    def tick(self, size: int = 0) -> None:
+        """Another ``size`` bytes have been read."""
+        self.done += size
         now = time.monotonic()
         if now >= self._next:
             self._check()
@@ -171,7 +177,7 @@ def _copy_file(descriptor: int, record: FileRecord, path: str, output: Output, w
     position = 0
     ranges: t.Iterable[tuple[int, int]] = ((0, record.size),) if extents is None else extents
     for offset, length in ranges:
-        _zeros(digest, output, offset - position)
+        _zeros(digest, output, offset - position, watch)
         position = offset
         end = offset + length
         while position < end:
@@ -192,20 +198,21 @@ def _copy_file(descriptor: int, record: FileRecord, path: str, output: Output, w
             digest.update(room[:size])
             output.commit(size)
             position += size
-            watch.tick()
-    _zeros(digest, output, record.size - position)
+            watch.tick(size)
+    _zeros(digest, output, record.size - position, watch)
     output.end()
     seen.compare(path, Seen.of(os.fstat(descriptor)))
     return digest.hexdigest()
 
 
-def _zeros(digest: t.Any, output: Output, size: int) -> None:
+def _zeros(digest: t.Any, output: Output, size: int, watch: Watch) -> None:
     if size > 0:
         output.hole(size)
     while size > 0:
         count = min(size, len(_ZERO))
         digest.update(_ZERO[:count])
         size -= count
+        watch.tick(count)
 
 
 def compare_again(
