@@ -11,8 +11,8 @@ description:
   - Refuses, with the name of the rule, the value seen and the variable that relaxes it, when the server is not a
     replica, has replicas of its own, has a stopped or failing channel, lags too far behind, belongs to a Galera or
     group replication cluster, or when the host lacks room, tools or time for the archive.
-  - Arms a dead-man on the host that starts the server again when nobody else does in time, or when no step of the run is
-    at work any more and none has come for O(lease) seconds.
+  - Arms a dead-man on the host that starts the server again when nobody else does in time, or when no step of the run
+    is at work any more and none has come for O(lease) seconds.
   - Stops the receivers, lets the appliers execute what was downloaded, waits for open temporary tables, stops the
     appliers, and records the coordinates of every channel in the ledger.
   - Shuts the server down through the service manager that owns it, waits for the process, and proves that the stop
@@ -146,8 +146,8 @@ RETURN = r"""
 plan:
   description:
     - What was decided from facts, with the verdict of every rule.
-    - C(predicted_downtime) has C(seconds), C(least) (by the quickest of the last backups), C(bytes) and C(source), or is
-      none where nothing was measured and the data are too few to matter.
+    - C(predicted_downtime) has C(seconds), C(least) (by the quickest of the last backups), C(bytes) and C(source), or
+      is none where nothing was measured and the data are too few to matter.
   returned: unless the server was stopped already
   type: dict
   sample: {"service_manager": "systemd", "service_name": "mariadb.service", "data_bytes": 123456789}
