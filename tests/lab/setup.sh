@@ -52,6 +52,7 @@ if $with_tests; then
         'zip zip'
         'rclone rclone'
         'mkfs.ext4 e2fsprogs'
+        'mkfs.xfs xfsprogs'
         'npm npm'
         'sshd openssh-server'
         'sudo sudo'

@@ -57,9 +57,9 @@ def write_list(site: Site, plan: Discovery) -> None:
     _filelist.write_list(site.paths.discovered, plan, _filelist.walk(plan))
 
 
-@pytest.fixture
-def site(tree: Path, tmp_path: Path) -> Site:
-    made = Site(tree, tmp_path / "spool", tmp_path / "state")
+def make_site(tree: Path, spool: Path, state: Path) -> Site:
+    """List the tree in the spool, and note in the ledger that its server is stopped."""
+    made = Site(tree, spool, state)
     made.spool.mkdir(mode=0o700)
     write_list(made, discovery(tree, warnings=("a table is discarded",)))
     _ledger.prepare_state_dir(str(made.state))
@@ -89,3 +89,8 @@ def site(tree: Path, tmp_path: Path) -> Site:
     ledger.begin("stopped")
     ledger.end("stopped")
     return made
+
+
+@pytest.fixture
+def site(tree: Path, tmp_path: Path) -> Site:
+    return make_site(tree, tmp_path / "spool", tmp_path / "state")
