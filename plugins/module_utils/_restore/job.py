@@ -29,7 +29,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors i
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._installed import Hints
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import ServiceManager
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._offline import Offline
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import asleep, rules, stage
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import asleep, rules, sentry, stage
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import journal as journals
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.feed import Feed
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.journal import Journal
@@ -308,6 +308,7 @@ def _go_on(journal: Journal, request: Request, feed: Feed) -> dict[str, t.Any] |
     """What to do about an earlier restore that did not come to its end; None: begin anew."""
     roots = [Root.from_dict(root) for root in journal.work["roots"]]
     if journal.phase in ("staging", "staged"):
+        sentry.start_stopped(journal)
         asleep.wake(journal)
         stage.remove_staging(roots, list(journal.work.get("made", {})))
         journal.discard()
@@ -372,7 +373,7 @@ def _restore(request: Request, feed: Feed, tick: t.Callable[[], None]) -> dict[s
         if running is not None and not request.force:
             raise _running(running, decided.offline.facts.datadir)
         asleep.keep(journal, service_manager=request.service_manager, service_name=request.service_name)
-        stopped = _nobody_runs(decided.offline.facts.datadir, request)
+        stopped = _nobody_runs(decided.offline.facts.datadir, request, journal)
         journal.advance("switching")
     except BaseException:
         # The server comes first, whatever becomes of the rest; before it its sockets, which systemd does not start
@@ -441,8 +442,10 @@ def _running_now(datadir: str) -> _server.ServerProcess | None:
     return _server.find_process(datadir=datadir) if fs.is_directory(datadir) else None
 
 
-def _nobody_runs(datadir: str, request: Request) -> ServiceManager | None:
+def _nobody_runs(datadir: str, request: Request, journal: Journal | None = None) -> ServiceManager | None:
     """Stop the server, cleanly, where that was asked for, and return what stopped it; None when none ran.
+
+    With a ``journal`` the server's own files are in place: a sentry starts it again if this process dies.
 
     Raises RefusedError where one runs nonetheless, ReplicaBackupError when it does not stop: it is up, or stopping.
     """
@@ -462,6 +465,8 @@ def _nobody_runs(datadir: str, request: Request) -> ServiceManager | None:
         state_dir=request.state_dir,
         shutdown_timeout=request.shutdown_timeout,
     )
+    if journal is not None and not journals.over_another(journal.state_dir):
+        sentry.post(journal, manager, process, datadir, request.shutdown_timeout)
     try:
         if not manager.request_stop():
             # A clean shutdown as well (manual, "Unix Signal Handling in MySQL"); there may be nobody to log in as.

@@ -38,7 +38,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._payload 
     under_systemd,
     write_payload,
 )
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import inbox
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import inbox, sentry
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.feed import (
     Feed,
     LocalFeed,
@@ -308,6 +308,7 @@ def _look(state_dir: str) -> Status | None:
         "The restore ended without a word: it was killed, or the host went down",
         found=f"no process {again.pid}; its last words: {_last_words(state_dir)}",
         expected="its result",
+        server_state=sentry.in_words(state_dir) or "as the restore left it",
         next_command="run the restore again; it clears up, or goes on where it was",
     ).to_result()
     _write(directory(state_dir), again)
