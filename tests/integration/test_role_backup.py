@@ -200,6 +200,8 @@ def test_a_killed_controller(make_fleet: MakeFleet) -> None:
     assert replicates(replica)
     assert leftovers(fleet) == []
     assert backup(fleet).status == 0
+    run = backup(fleet, None, "--check")
+    assert re.search(r"would be down for: \d[\d.]* s of at most 3600, by backup 20\d{6}T\d{6}Z", flat(run.output)), run.output
 
 
 def wait_for(condition: Callable[[], bool], timeout: float = 90) -> None:

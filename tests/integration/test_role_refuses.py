@@ -450,3 +450,4 @@ def test_check_mode_changes_nothing_and_says_what_would_happen(fleet: Fleet) -> 
         assert f"of {server.name}: check mode, nothing was touched" in flat(run.output)
     assert "would run: arm the dead-man" in flat(run.output)
     assert "would archive: " in run.output
+    assert "would be down for: " in flat(run.output)
