@@ -13,7 +13,7 @@ import time
 import typing as t
 from dataclasses import dataclass, field
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _server
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _error_log, _server
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers import commands, init_script, unit_file
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import (
@@ -52,6 +52,17 @@ def _show(unit: str, *properties: str) -> dict[str, str]:
     pairs = (line.partition("=") for line in output.splitlines() if "=" in line)
     # A property that occurs more than once (ExecStart) is never asked for here.
     return {key: value for key, _equals, value in pairs}
+
+
+def _journal_of(invocation: str) -> str:
+    """What the processes of that start said to the journal, in short: the error log of many servers is there."""
+    command = ["journalctl", "--no-pager", "--output=cat", "--lines=200", f"_SYSTEMD_INVOCATION_ID={invocation}"]
+    try:
+        text = commands.must(command).encode("utf-8", "replace").decode() if invocation else ""
+    except ReplicaBackupError:
+        # Without a journal, or without the right to read it.
+        return ""
+    return f"; its journal says: {_error_log.gist(text)}" if text.strip() else ""
 
 
 def _active(unit: str) -> bool:
@@ -211,10 +222,11 @@ class Systemd(Recorded):
         return None
 
     def failure(self) -> str | None:
-        state = _show(self.name, "ActiveState", "SubState", "Result")
+        state = _show(self.name, "ActiveState", "SubState", "Result", "InvocationID")
         if state.get("ActiveState") != "failed":
             return None
-        return f"{self.name} failed ({state.get('Result')}); see: journalctl -u {self.name}"
+        words = f"{self.name} failed ({state.get('Result')}); see: journalctl -u {self.name}"
+        return words + _journal_of(state.get("InvocationID", ""))
 
     def after_start(self) -> list[str]:
         done = [f"removed the run-time settings of {self.name}"] if self._remove_drop_in() else []
