@@ -15,7 +15,7 @@ import subprocess
 import time
 import typing as t
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ansible_collections.mysql_ops.replica_backup.tests.lab.faults import Faults, State, bad_sets, sets_below
@@ -130,17 +130,18 @@ class Replica:
         hidden = f"[{pattern[0]}]{pattern[1:]}"
         _podman("exec", self.host.container, "pkill", f"--signal={name}", "--full", hidden, check=False)
 
-    @contextlib.contextmanager
-    def small_spool(self, size: str) -> Iterator[None]:
-        """A spool with hardly any room."""
+    def bound_spool(self) -> None:
+        """The spool is a small file system of its own; ``repair`` takes it away."""
         self.host.run("mkdir -p -m 700 %s", SPOOL_DIR)
-        self._in_its_mounts("mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", SPOOL_DIR)
-        try:
-            yield
-        finally:
-            # Gone already where the host was restarted meanwhile.
-            with contextlib.suppress(subprocess.CalledProcessError):
-                self._in_its_mounts("umount", "--lazy", SPOOL_DIR)
+        self._in_its_mounts("mount", "-t", "tmpfs", "-o", "size=64m,mode=0700", "tmpfs", SPOOL_DIR)
+
+    def fill_spool(self) -> None:
+        """Somebody else takes all of its room."""
+        self.host.run(f"cat /dev/zero >{SPOOL_DIR}/ballast || true")
+
+    def start_server(self) -> None:
+        """Somebody starts it, as an administrator would."""
+        self.host.run("systemctl start --no-block %s", self.host.words["lab_unit"])
 
     def break_configuration(self) -> None:
         """The server cannot start any more."""
@@ -153,6 +154,8 @@ class Replica:
         """Take back what keeps the host or its server from working; nothing that the collection has to do."""
         self.mend()
         self.repair_configuration()
+        if f" {SPOOL_DIR} tmpfs " in self.host.run("cat /proc/mounts"):
+            self._in_its_mounts("umount", "--lazy", SPOOL_DIR)
         self.signal("CONT", "mariadbd")
         self.signal("CONT", "AnsiballZ")
 
@@ -245,7 +248,7 @@ class Estate:
             assert time.monotonic() < deadline, f"not within {timeout:.0f} s: {what}"
             time.sleep(0.05)
 
-    def wait_for_step(self, name: str, phase: str, controller: Controller) -> None:
+    def wait_for_step(self, name: str, phase: str, controller: Controller, timeout: float = 120) -> None:
         """Until the run on that replica is in the phase, or beyond it."""
         wanted = _ORDER.index(STEPS[phase])
 
@@ -253,7 +256,7 @@ class Estate:
             step = self.replicas[name].step
             return controller.ended or (step in _ORDER and _ORDER.index(step) >= wanted)
 
-        self.wait_for(reached, f"{phase} on {name}")
+        self.wait_for(reached, f"{phase} on {name}", timeout)
         assert not controller.ended, controller.wait().output
 
     def wait_until_back(self, name: str, before: State, timeout: float = 150) -> None:
@@ -280,19 +283,19 @@ class Estate:
             self.source.run("systemctl kill --signal=CONT lab-load")
 
     def settle(self, faults: Faults, injected: Mapping[str, str], before: Mapping[str, State]) -> None:
-        """See that the fleet is as if nothing had happened; ``injected`` says what happened to which replica.
+        """See that those replicas are as if nothing had happened; ``injected`` says what happened to which one.
 
-        The whole fleet is recovered, looked at, and backed up at once. Every set that anybody offers is then read.
+        They are recovered, looked at, and backed up at once. Every set that anybody offers is read.
         """
         for replica in self.replicas.values():
             replica.repair()
-        recovered = self.run("recover", take_over="true")
+        recovered = self.run("recover", *injected, take_over="true")
         first = len(faults.seen)
         with self.writes_rest():
             for name, fault in injected.items():
                 with contextlib.suppress(AssertionError):  # it is in the figures, and told below
                     faults.settle(fault, self.replicas[name], before[name])
-        complaints = self._next_run()
+        complaints = self._next_run(injected)
         for place, name in enumerate(injected, first):
             said = "" if recovered.status == 0 else f"recover: {recovered.output[-3000:]}"
             faults.seen[place] = dataclasses.replace(faults.seen[place], next_run=said + complaints.get(name, ""))
@@ -303,13 +306,13 @@ class Estate:
             shutil.rmtree(self.backups / name, ignore_errors=True)
             self.replicas[name].host.run(f"rm -rf {SPOOL_DIR}/*")
 
-    def _next_run(self) -> dict[str, str]:
-        """Back up the whole fleet; by replica, what is wrong with that."""
-        known = {name: set(replica.offered()) for name, replica in self.replicas.items()}
-        run = self.run("backup", serial="100%")
+    def _next_run(self, names: Iterable[str]) -> dict[str, str]:
+        """Back them up together; by replica, what is wrong with that."""
+        known = {name: set(self.replicas[name].offered()) for name in names}
+        run = self.run("backup", *known, serial="100%")
         found: dict[str, str] = {}
-        for name, replica in self.replicas.items():
-            new = set(replica.offered()) - known[name]
+        for name in known:
+            new = set(self.replicas[name].offered()) - known[name]
             if run.status or not new:
                 found[name] = f"status {run.status}, new sets {sorted(map(str, new))}: {run.output[-3000:]}"
             elif wrong := bad_sets(new):
