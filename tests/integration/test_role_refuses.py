@@ -125,7 +125,9 @@ def asked_in_the_inventory(fleet: Fleet, **where: Mapping[str, object]) -> Path:
     ],
 )
 def test_hosts_set_in_the_inventory(fleet: Fleet, playbook: str, group: str, arguments: tuple[str, ...]) -> None:
-    inventory = asked_in_the_inventory(fleet, **{group: {"replica_backup_hosts": "only_replica2"}})
+    # To recover, all hosts are taken at once: it is no time to be refused for the batches of backups.
+    serial = {"replica_backup_serial": "soon"} if playbook == "recover" else {}
+    inventory = asked_in_the_inventory(fleet, **{group: {"replica_backup_hosts": "only_replica2", **serial}})
     with untouched(fleet, files=True):
         run = run_playbook(playbook, inventory, "--check", *arguments)
     assert run.status == 0, run.output

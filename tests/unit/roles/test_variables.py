@@ -14,7 +14,7 @@ import yaml
 CHECKOUT = Path(__file__).resolve().parents[3]
 ROLE = CHECKOUT / "roles" / "replica_backup"
 # What the role and the playbooks set themselves for those who read it.
-FACTS = {"replica_backup_outcome", "replica_backup_chosen", "replica_backup_batches"}
+FACTS = {"replica_backup_outcome", "replica_backup_recovery", "replica_backup_chosen", "replica_backup_batches"}
 # Names of the collection and of the role look the same.
 NAME = re.compile(r"(?<![\w.])replica_backup_[a-z_]+\b")
 
