@@ -78,6 +78,7 @@ def _kill_controller(name: str) -> Callable[[Scene], None]:
     return lambda scene: scene.controller.kill(name)
 
 
+_RESTARTS = ("host restarted", "controller and host lost")
 _FULL, _BROKEN = "spool full", "server cannot start"
 _PHASES = ("stop", "archive", "start")
 # What may happen, and in which phases.
@@ -159,15 +160,19 @@ class Soak:
         for name in injected:
             self._kinds[drawn[name][0]] += 1
         broken = {name for name in injected if drawn[name][0] == _BROKEN}
+        restarted = {name for name in injected if drawn[name][0] in _RESTARTS}
         try:
-            self._wait_until_back(before, broken)
+            self._wait_until_back(before, broken, restarted)
         finally:
             if injected:
                 self._estate.settle(self._faults, injected, before)
 
-    def _wait_until_back(self, before: dict[str, State], broken: set[str]) -> None:
+    def _wait_until_back(self, before: dict[str, State], broken: set[str], restarted: set[str]) -> None:
         began = time.monotonic()
         for name, state in before.items():
+            if name in restarted:
+                # Switches that were set at run time are lost with the host, and back after "recover".
+                state = {thread: state[thread] for thread in ("IO", "SQL")}
             if name not in broken:
                 self._estate.wait_until_back(name, state)
         self._slowest = max(self._slowest, time.monotonic() - began)
