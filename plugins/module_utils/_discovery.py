@@ -48,6 +48,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._option_f
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._place_plan import plan_places
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery, Locator
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._planted import OnlyOwn
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server_facts import ServerFacts
 
 # A statement that ends between two looks (a dropped table, a finished export) is forgiven; what stays is an error.
@@ -145,7 +146,14 @@ def read_facts(session: Session) -> tuple[ServerFacts, tuple[str, ...]]:
 
 
 def _refuse_spool(path: str, found: str, expected: str) -> RefusedError:
-    return RefusedError(f"The spool directory cannot be used: {path}", found=found, expected=expected, rule="spool_dir")
+    return RefusedError(
+        f"The spool directory cannot be used: {path}",
+        found=found,
+        expected=expected,
+        server_state="untouched by this step",
+        next_command="make it, or set replica_backup_spool_dir to another directory, then start the backup again",
+        rule="spool_dir",
+    )
 
 
 def check_spool(paths: SetPaths, discovery: Discovery) -> None:
@@ -223,7 +231,8 @@ def _take(
                 make_work_directory(paths)
                 discovery = _save_hidden(discovery, paths.work)
             checked = Checked(discovery)
-            entries = checked(walk(discovery, live=live))
+            own = OnlyOwn(discovery.datadir, discovery.places, live=True)
+            entries = own(checked(walk(discovery, live=live)))
 
             def complete(checked: Checked = checked) -> None:
                 if checked.missing:

@@ -22,6 +22,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors i
     ReplicaBackupError,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery, Located, Locator
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._planted import OnlyOwn
 
 FORMAT = 1
 # Named in a message at most; the count is always exact.
@@ -308,7 +309,8 @@ def retake(discovery: Discovery) -> t.Iterator[Entry]:
 
     def entries() -> t.Iterator[Entry]:
         checked = Checked(discovery)
-        for entry in checked(walk(discovery)):
+        own = OnlyOwn(discovery.datadir, discovery.places, live=False)
+        for entry in own(checked(walk(discovery))):
             lost = checked.leads_out(entry)
             if lost is not None:
                 raise incomplete([lost], stopped=True)

@@ -22,6 +22,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _deadman,
     _discovery,
     _error_log,
+    _exposed,
     _guards,
     _ledger,
     _observe,
@@ -134,6 +135,8 @@ class StopPlan:
 
 def make_plan(session: Session, request: StopRequest) -> StopPlan:
     """Facts to plan, read-only. Raises RefusedError when a guard says no."""
+    _exposed.refuse(request.state_dir, "replica_backup_state_dir")
+    _exposed.refuse(request.paths.root, "replica_backup_spool_dir", itself=True)
     identity = _connection.identify(session)
     privileges = _privileges.read(session)
     _privileges.refuse_missing(privileges, _privileges.needed_always(Dialect(identity.family, identity.version)))
@@ -313,6 +316,7 @@ def _connect(request: StopRequest) -> Session:
             found=error.found,
             expected="a login that the server accepts (replica_backup_login_*, replica_backup_config_file)",
             server_state="running, untouched",
+            next_command="correct the login variables, or the account, then start the backup again",
             rule="login",
         ) from error
 
@@ -463,30 +467,38 @@ def _send_shutdown(session: Session, dialect: Dialect) -> None:
 
 def _undo(ledger: Ledger, request: StopRequest, error: BaseException) -> ReplicaBackupError:
     """Bring the server back after a failed stop, and turn ``error`` into a message that says how that went."""
-    text = str(error) or type(error).__name__
-    facts = error.facts if isinstance(error, ReplicaBackupError) else {}
-    next_command = error.next_command if isinstance(error, ReplicaBackupError) else None
+    known = error if isinstance(error, ReplicaBackupError) else None
+    # Its parts and not its text: how the server is, and what to type, is for the end of this.
+    message = known.message if known else f"The stop was cut short by {type(error).__name__} {error}".rstrip()
+    found, expected = (known.found, known.expected) if known else (None, None)
+    facts = known.facts if known else {}
+    next_command = known.next_command if known else None
     limits = BringBackLimits(stop=request.shutdown_timeout, start=request.start_timeout)
     try:
         ledger.begin("start", must=False)
         result = _bringback.bring_back(ledger, request.login, limits)
     except BaseException as second:
+        also = f"{second.message}: {second.found}" if isinstance(second, ReplicaBackupError) else repr(second)
         return ReplicaBackupError(
-            f"{text} And then bringing the server back failed too: {second}",
+            f"{message.rstrip('.')}, and then bringing the server back failed, too",
+            found=also if found is None else f"{found}; and then: {also}",
+            expected=expected,
             server_state=getattr(second, "server_state", None) or "not known",
             next_command="ansible-playbook mysql_ops.replica_backup.recover --limit HOST "
-            f"(the dead-man tries by itself at {ledger.data.get('deadline')})",
+            f"(the dead-man tries by itself soon, at {ledger.data.get('deadline')} at the latest)",
             server_restored=False,
             **facts,
         )
     _deadman.disarm(request.state_dir)
     try:
         ledger.end("start")
-        ledger.close(f"stop failed: {text}")
+        ledger.close(f"stop failed: {error or type(error).__name__}")
     except (ReplicaBackupError, OSError) as unwritten:
         next_command = f"{unwritten} Then run the recover playbook, which closes the run"
     return ReplicaBackupError(
-        text,
+        message,
+        found=found,
+        expected=expected,
         server_state="running, threads as before",
         next_command=next_command or "mend what is named above, then run the backup again",
         server_restored=True,

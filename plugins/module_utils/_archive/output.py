@@ -71,9 +71,16 @@ def make_private_directory(path: str) -> None:
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
-        if not stat.S_ISDIR(os.lstat(path).st_mode):
+        status = os.lstat(path)
+        if not stat.S_ISDIR(status.st_mode):
             raise ReplicaBackupError(
                 f"{path} is in the way", found="not a directory", expected="a directory or nothing"
+            ) from None
+        if status.st_uid != os.geteuid():
+            raise ReplicaBackupError(
+                f"{path} is in the way",
+                found=f"a directory of user {status.st_uid}",
+                expected=f"a directory of user {os.geteuid()}, or nothing",
             ) from None
     except OSError as problem:
         raise storage_error(problem, path, 0) from problem

@@ -205,6 +205,7 @@ class CopyArchive:
 
     def __init__(self, path: str, records: t.Iterable[FileRecord]) -> None:
         self._root = to_bytes(path)
+        self._parent = b""
         self._records = records
         self._current = b""
         self._first: dict[tuple[int, int], str] = {}
@@ -213,6 +214,7 @@ class CopyArchive:
         count = 0
         for record in self._records:
             self._current = os.path.join(self._root, to_bytes(record.name))
+            self._refuse_outside(record.name)
             try:
                 status = os.lstat(self._current)
             except OSError as problem:
@@ -244,6 +246,18 @@ class CopyArchive:
         )
         if there != count:
             raise broken(f"the copy holds {there} files and links, its list {count}")
+
+    def _refuse_outside(self, name: str) -> None:
+        """A list that somebody else has made must not have us read elsewhere: no "..", no link on the way."""
+        relative = to_bytes(name)
+        parent = os.path.dirname(relative)
+        if any(part in (b"", b".", b"..") for part in relative.split(b"/")) or b"\0" in relative:
+            raise broken(f"{name!r} leads out of the copy")
+        if parent != self._parent:
+            root = os.path.realpath(self._root)
+            if os.path.realpath(os.path.join(root, parent)) != os.path.join(root, parent).rstrip(b"/"):
+                raise broken(f"{name!r} leads out of the copy")
+            self._parent = parent
 
     def data(self) -> Data:
         descriptor = os.open(self._current, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

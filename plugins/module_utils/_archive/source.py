@@ -197,6 +197,12 @@ class Source:
         inode = getattr(entry, "inode", None)
         if inode is not None and inode != seen.inode:
             raise changed(name, "inode", inode, seen.inode)
+        # Whoever was allowed to read the listed file is allowed to read this one.
+        for field in ("uid", "gid", "mode"):
+            listed = getattr(entry, field, None)
+            found = stat.S_IMODE(seen.mode) if field == "mode" else getattr(seen, field)
+            if listed is not None and listed != found:
+                raise changed(name, field, listed, found)
         if entry.type == FILE and entry.size != seen.size:
             raise changed(name, "size", entry.size, seen.size)
         if not (entry.type == DIRECTORY and self.is_shared(entry.place)) and entry.mtime_ns != seen.mtime_ns:
