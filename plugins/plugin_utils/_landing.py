@@ -64,6 +64,7 @@ def check_destination(paths: SetPaths, *, may_write: bool) -> None:
         if may_write:
             parent = os.path.dirname(paths.directory)
             make_private(parent)
+            _close(parent)
             probe = os.path.join(parent, f".{paths.backup_id}.probe")
             with open(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as handle:
                 handle.write(b"0" * 4096)
@@ -85,6 +86,19 @@ def check_destination(paths: SetPaths, *, may_write: bool) -> None:
             server_state="not touched",
             next_command="mend its rights or set replica_backup_dest to another directory, and start the backup again",
         ) from error
+
+
+def _close(directory: str) -> None:
+    """Keep others out of a host's directory that was there already. Raises OSError when they could write in it still."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        # File systems without modes do not take one.
+        with contextlib.suppress(*() if mode & 0o022 else (PermissionError,)):
+            if mode & 0o077:
+                os.fchmod(descriptor, _PRIVATE)
+    finally:
+        os.close(descriptor)
 
 
 def make_private(path: str) -> None:

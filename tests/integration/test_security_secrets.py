@@ -1,7 +1,10 @@
 # Copyright (c) 2026, mysql_ops contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every password and key of a backup, a restore and a reposition, looked for in all that they leave and show."""
+"""Every password and key of a backup, a restore and a reposition, looked for in all that they leave and show.
+
+All of it runs with an umask of 0, into directories that were open to everybody.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +57,7 @@ class Told:
                 stderr=subprocess.STDOUT,
                 check=False,
                 timeout=600,
+                umask=0,
             )
         said = self.output.read_bytes()[begin:].decode(errors="replace")
         assert done.returncode == 0, said[-6000:]
@@ -99,6 +103,11 @@ def test_no_secret_is_seen_anywhere(make_fleet: MakeFleet, told: Told, tmp_path:
     jobs = tmp_path / "async"
     state = fleet.root / "state" / replica.name
     spool = fleet.root / "spool" / replica.name
+    host = fleet.backups / replica.name
+    # What was there before is wider than it should be.
+    for directory in (state, spool / replica.name, host):
+        directory.mkdir(parents=True)
+        directory.chmod(0o777)
     with object_store(tmp_path / "told") as store:
         secrets["object store"] = store.config.read_text().partition("secret_access_key = ")[2].splitlines()[0]
         inventory = fleet.inventory(
@@ -154,6 +163,13 @@ def test_no_secret_is_seen_anywhere(make_fleet: MakeFleet, told: Told, tmp_path:
     skip = (store.config.name,)
     assert watch.leaks_below([place for place in places if place.exists()], skip=skip) == reposition_keeps(state)
     assert not (state / "deadman.login").exists()
+    for name, mode in {**modes(state), **modes(spool / replica.name), **modes(host)}.items():
+        assert stat.S_IMODE(mode) == (0o700 if stat.S_ISDIR(mode) else 0o600), (name, oct(mode))
+
+
+def modes(root: Path) -> dict[str, int]:
+    """Of a directory and everything below it."""
+    return {str(path): path.lstat().st_mode for path in (root, *root.rglob("*"))}
 
 
 def reposition_keeps(state: Path) -> set[str]:

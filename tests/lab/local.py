@@ -226,7 +226,8 @@ class Server:
         found = {}
         for table in tables:
             name = f"{table['d']}.{table['n']}"
-            found[name] = self.query(f"CHECKSUM TABLE `{table['d']}`.`{table['n']}`")[0]["Checksum"]
+            quoted = ".".join("`" + table[part].replace("`", "``") + "`" for part in ("d", "n"))
+            found[name] = self.query(f"CHECKSUM TABLE {quoted}")[0]["Checksum"]
         return found
 
     def channel(self) -> ChannelState | None:
