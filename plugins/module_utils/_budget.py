@@ -153,7 +153,9 @@ def remember(ledger: Ledger) -> None:
 
 def comparable(known: t.Sequence[Run], way: Way, size: int) -> list[Run]:
     """The last runs that say how long ``size`` bytes would take this way."""
-    return [run for run in known if run.way == way and run.bytes > 0 and run.bytes >= size * _COMPARABLE][-_JUDGED:]
+    similar = [run for run in known if run.way == way and run.bytes > 0]
+    # One that ran out of time was long enough to tell, however little it read.
+    return [run for run in similar if not run.whole or run.bytes >= size * _COMPARABLE][-_JUDGED:]
 
 
 def worth_a_sample(size: int, budget: float) -> bool:

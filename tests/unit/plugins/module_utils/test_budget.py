@@ -72,6 +72,13 @@ def test_runs_of_another_kind_say_nothing_of_the_rate(run: Run, why: str) -> Non
     assert "a sample of 1.0 GiB" in found.source
 
 
+def test_a_run_that_ran_out_of_time_tells_however_little_it_read() -> None:
+    found = _budget.predict([replace(RUN, bytes=GIB // 8, whole=False)], WAY, 20 * GIB)
+    assert found is not None
+    assert found.seconds > 10000
+    assert "which ran out of time" in found.source
+
+
 def test_only_what_could_be_too_slow_is_sampled() -> None:
     assert not _budget.worth_a_sample(GIB, 3600)
     assert _budget.worth_a_sample(100 * GIB, 3600)
@@ -268,7 +275,7 @@ def test_an_archive_that_cannot_end_in_time_is_given_up(
     """The server is back by the normal path, before the dead-man; the next run knows what this one has found out."""
     replica = LocalReplica(topology, window.server, (window.root,))
     before = replica.state()
-    window.stop(downtime_budget=12)
+    window.stop(downtime_budget=24)
     monkeypatch.setattr(job, "find_compressor", Slow(window.root))
     request = job.Request(paths=window.paths, state_dir=window.state)
     with pytest.raises(ReplicaBackupError, match="cannot be finished within the downtime budget") as caught:
