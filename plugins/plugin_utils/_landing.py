@@ -89,7 +89,7 @@ def check_destination(paths: SetPaths, *, may_write: bool) -> None:
 
 
 def _close(directory: str) -> None:
-    """Keep others out of a host's directory that was there already. Raises OSError when they could write in it still."""
+    """Keep others out of a host's directory that was there. Raises OSError when they could still write in it."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         mode = os.fstat(descriptor).st_mode
