@@ -1,0 +1,112 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""kill -9 of the module right before and right after every note in the ledger, on real servers.
+
+What brings the server back takes turns: the dead-man alone, the recover playbook's way, the next run by itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _ledger
+from ansible_collections.mysql_ops.replica_backup.tests.lab.crash import EVERY_POINT
+from ansible_collections.mysql_ops.replica_backup.tests.lab.faults import Faults, LocalReplica
+from ansible_collections.mysql_ops.replica_backup.tests.lab.flavors import Flavor, MariaDB, MySQL56
+from ansible_collections.mysql_ops.replica_backup.tests.lab.local import Topology
+from ansible_collections.mysql_ops.replica_backup.tests.lab.one_run import OneRun, killed
+from ansible_collections.mysql_ops.replica_backup.tests.lab.scratch import CHECKOUT
+
+TURN = int(os.environ.get("FAULTS_TURN", "0"))
+# Notes of one run, from "opened" to "closed", and a few more than there are now; what is not there is passed over.
+NOTES = 30
+POINTS = [(number, after) for number in range(1, NOTES + 1) for after in (False, True)]
+
+
+def part(stride: int, first: int) -> list[tuple[int, bool]]:
+    return POINTS if EVERY_POINT else POINTS[(first + TURN) % stride :: stride]
+
+
+@dataclass
+class Bench:
+    """A replica, and the numbers of its runs."""
+
+    topology: Topology
+    root: Path
+    numbers: Iterator[int]
+
+    @property
+    def replica(self) -> LocalReplica:
+        return LocalReplica(self.topology, self.topology.replicas[0], (self.root / "spool",))
+
+    def run(self) -> OneRun:
+        return OneRun(self.topology.replicas[0], self.root, next(self.numbers))
+
+    def write(self) -> None:
+        self.topology.source.query("INSERT INTO d.t SELECT COALESCE(MAX(a), 0) + 1 FROM d.t")
+
+
+def bench_of(flavor: Flavor) -> Iterator[Bench]:
+    with Topology(CHECKOUT / ".test" / "lab" / uuid.uuid4().hex[:8], replicas=1, flavor=flavor) as topology:
+        topology.source.query("CREATE DATABASE d")
+        topology.source.query("CREATE TABLE d.t (a INT PRIMARY KEY)")
+        root = topology.root / "backup"
+        root.mkdir()
+        yield Bench(topology, root, itertools.count(1))
+
+
+@pytest.fixture(scope="module")
+def mariadb() -> Iterator[Bench]:
+    yield from bench_of(MariaDB())
+
+
+@pytest.fixture(scope="module")
+def mysql56() -> Iterator[Bench]:
+    yield from bench_of(MySQL56())
+
+
+def the_dead_man(_run: OneRun) -> None:
+    """Nobody does anything: waiting for the end state waits for it."""
+
+
+def recover(run: OneRun) -> None:
+    run.recover(take_over=True)
+    assert _ledger.load(run.state_dir) is None
+
+
+def next_run(run: OneRun) -> None:
+    """It waits until the dead run is known to be dead, or finds that the dead-man has been quicker."""
+    run()
+
+
+WAYS: tuple[Callable[[OneRun], None], ...] = (the_dead_man, recover, next_run)
+
+
+def kill_and_settle(bench: Bench, faults: Faults, number: int, after: bool) -> None:
+    bench.write()
+    before = bench.replica.state()
+    note = killed(bench.run(), number, after=after)
+    if note is None:
+        return
+    way = WAYS[(number + after) % len(WAYS)]
+    way(bench.run())
+    fault = f"kill -9 {note} on {bench.topology.flavor.family}, then {way.__name__}"
+    faults.settle(fault, bench.replica, before, bench.run(), writes=bench.write)
+
+
+@pytest.mark.parametrize(("number", "after"), part(5, 0))
+def test_killed_on_mariadb(mariadb: Bench, faults: Faults, number: int, after: bool) -> None:
+    kill_and_settle(mariadb, faults, number, after)
+
+
+@pytest.mark.parametrize(("number", "after"), part(20, 11))
+def test_killed_on_mysql_5_6(mysql56: Bench, faults: Faults, number: int, after: bool) -> None:
+    kill_and_settle(mysql56, faults, number, after)
