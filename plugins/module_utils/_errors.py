@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import typing as t
 
 
@@ -15,6 +16,10 @@ class ReplicaBackupError(Exception):
     ``server_state`` in what state the server is now; ``next_command`` what to type next.
     ``facts`` (JSON-serialisable values only) travel into the module result beside the message.
     """
+
+    # Said where nothing else is known.
+    _default_state: str | None = None
+    _default_next: str | None = None
 
     def __init__(
         self,
@@ -40,10 +45,11 @@ class ReplicaBackupError(Exception):
             parts.append(f"Found: {self.found}.")
         if self.expected is not None:
             parts.append(f"Expected: {self.expected}.")
-        if self.server_state is not None:
-            parts.append(f"State of the server: {self.server_state}.")
-        if self.next_command is not None:
-            parts.append(f"Next: {self.next_command}")
+        state, next_command = self.server_state or self._default_state, self.next_command or self._default_next
+        if state is not None:
+            parts.append(f"State of the server: {state}.")
+        if next_command is not None:
+            parts.append(f"Next: {next_command}")
         return " ".join(parts)
 
     def to_result(self) -> dict[str, t.Any]:
@@ -59,3 +65,12 @@ class ReplicaBackupError(Exception):
 
 class RefusedError(ReplicaBackupError):
     """Bad input or a guard said no: nothing has been touched."""
+
+    _default_state = "left as it was by this step"
+    _default_next = "set right what is named here, then run it again"
+
+
+def os_error_text(problem: OSError) -> str:
+    """What the operating system refused, in words and by the name that manuals have for it."""
+    text = f"{problem.strerror or problem} ({errno.errorcode.get(problem.errno or 0, 'no number')})"
+    return text if problem.filename is None else f"{text}: {problem.filename}"

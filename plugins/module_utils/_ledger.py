@@ -25,7 +25,11 @@ import typing as t
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
+    RefusedError,
+    ReplicaBackupError,
+    os_error_text,
+)
 
 FORMAT = 1
 _LEDGER = "ledger.json"
@@ -124,7 +128,7 @@ def locked(state_dir: str, who: str, *, timeout: float = 10.0) -> t.Iterator[Non
     """Hold the server's lock. Waits up to ``timeout`` seconds, then refuses with the holder's name and since when."""
     prepare_state_dir(state_dir)
     path = os.path.join(state_dir, _LOCK)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = _open_lock(path)
     try:
         # A dead-man that looks whether somebody is at work has the lock for a moment; that is no other run.
         deadline = time.monotonic() + max(timeout, 0.5)
@@ -146,11 +150,28 @@ def locked(state_dir: str, who: str, *, timeout: float = 10.0) -> t.Iterator[Non
                     rule="lock",
                 )
             time.sleep(0.2)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{who}, pid {os.getpid()}, since {utc()}\n".encode(), 0)
+        # The name is for the one who waits. A disk that takes no more must not keep a server down for it.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{who}, pid {os.getpid()}, since {utc()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _open_lock(path: str) -> int:
+    """A descriptor for flock, which needs no right to write: the disk may have become read-only since the stop."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            return os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        raise ReplicaBackupError(
+            f"The lock {path} cannot be opened",
+            found=os_error_text(error),
+            expected="a state directory that can be written; variable replica_backup_state_dir",
+            rule="state_dir",
+        ) from error
 
 
 def at_work(state_dir: str) -> bool:

@@ -11,7 +11,7 @@ import typing as t
 from ansible.module_utils.basic import missing_required_lib
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import PYMYSQL_ERROR, Login
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError, os_error_text
 
 if t.TYPE_CHECKING:  # pragma: no cover
     from ansible.module_utils.basic import AnsibleModule
@@ -61,6 +61,17 @@ def run(module: AnsibleModule, work: t.Callable[[], dict[str, t.Any]], *, needs_
         result = work()
     except ReplicaBackupError as error:
         module.fail_json(**error.to_result())
+    except OSError as error:
+        # Nobody has said what it means for the server: the next command finds out, and puts back what is to be.
+        module.fail_json(
+            **ReplicaBackupError(
+                "The operating system refused something that the backup needs",
+                found=os_error_text(error),
+                expected="disks that can be read and written",
+                next_command="mend what is named above, then ansible-playbook mysql_ops.replica_backup.recover"
+                " --limit HOST, which says what state the server is in and puts it back",
+            ).to_result()
+        )
     except _Ended as signalled:
         module.fail_json(msg=f"{signalled}. What it had begun was undone", ended_by_signal=signalled.number)
     # Ansible puts what was warned of into the result's ``warnings`` itself.

@@ -163,7 +163,7 @@ def capture(request: Request) -> Outcome:
     :class:`RefusedError` with nothing touched, or :class:`ReplicaBackupError` with everything partial removed.
     """
     _check_form(request)
-    with _ledger.locked(request.state_dir, who="replica_archive"):
+    with _storage_errors(request), _ledger.locked(request.state_dir, who="replica_archive"):
         return _capture_locked(request)
 
 
@@ -172,14 +172,14 @@ def publish(request: Request) -> Outcome:
 
     The server may run again. A set that is published already is left alone.
     """
-    with _ledger.locked(request.state_dir, who="replica_archive"):
+    with _storage_errors(request), _ledger.locked(request.state_dir, who="replica_archive"):
         return publish_locked(request)
 
 
 def present(request: Request) -> Outcome:
     """Capture and publish in one go."""
     _check_form(request)
-    with _ledger.locked(request.state_dir, who="replica_archive"):
+    with _storage_errors(request), _ledger.locked(request.state_dir, who="replica_archive"):
         first = _capture_locked(request)
         second = publish_locked(request)
     return replace(second, changed=first.changed or second.changed)
@@ -188,13 +188,22 @@ def present(request: Request) -> Outcome:
 def remove(request: Request) -> Outcome:
     """Remove the set's directory below the spool, finished or not. True in ``changed`` when there was one."""
     paths = request.paths
-    with _ledger.locked(request.state_dir, who="replica_archive"):
+    with _storage_errors(request), _ledger.locked(request.state_dir, who="replica_archive"):
         _real_directories(paths)
         if os.path.lexists(paths.manifest):
             # Without its manifest a set is none: a removal that is cut short must not leave half a backup.
             os.unlink(paths.manifest)
             sync_directory(paths.directory)
         return Outcome(changed=remove_tree(paths.directory), set_dir=paths.directory)
+
+
+@contextlib.contextmanager
+def _storage_errors(request: Request) -> t.Iterator[None]:
+    """Whatever a disk refuses where nobody looked for it is told like every other failure of the storage."""
+    try:
+        yield
+    except OSError as problem:
+        raise storage_error(problem, os.fsdecode(problem.filename or request.paths.directory), 0) from problem
 
 
 def _check_form(request: Request) -> None:
@@ -339,7 +348,8 @@ def _capture_locked(request: Request) -> Outcome:
     ledger.begin("capture")
     clock = time.monotonic()
     try:
-        head, totals, parts = _write_set(request, discovery, compressor, guard)
+        with _storage_errors(request):
+            head, totals, parts = _write_set(request, discovery, compressor, guard)
     except BaseException as problem:
         if isinstance(problem, ReplicaBackupError) and problem.server_state is None:
             problem.server_state = _STOPPED
