@@ -42,7 +42,7 @@ def _place_of(variables: t.Mapping[str, t.Any]) -> _Place:
     )
 
 
-def state_directory_clash(hosts: t.Iterable[t.Mapping[str, t.Any]]) -> str:
+def state_directory_clash(hosts: t.Any) -> str:
     """``hosts``: the variables of each host. Returns what is wrong, in words; empty when nothing is."""
     if isinstance(hosts, (str, bytes)) or not isinstance(hosts, t.Iterable):
         raise AnsibleFilterError(f"state_directory_clash takes a list of host variables, not {type(hosts).__name__}")

@@ -229,6 +229,8 @@ def connect(login: Login, *, read_timeout: float | None = None) -> Session:
             f"The login options cannot be used for {login.where()}",
             found=f"{type(error).__name__}: {error}",
             expected="an option file with a [client] section and no !include lines, and readable key files",
+            server_state="not asked, for nobody could log in",
+            next_command="correct the login variables (config_file, ca_cert, client_cert, client_key), then try again",
         ) from error
 
 

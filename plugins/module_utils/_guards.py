@@ -261,6 +261,7 @@ def refuse_unless_all_pass(verdicts: t.Sequence[Verdict]) -> None:
         raise RefusedError(
             "This server must not be stopped: " + " | ".join(verdict.text() for verdict in failed),
             server_state="untouched",
+            next_command="mend what the rules name, or relax them where you mean it, then start the backup again",
             rule=failed[0].rule,
             verdicts=[verdict.to_dict() for verdict in failed],
         )

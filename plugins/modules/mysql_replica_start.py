@@ -12,8 +12,8 @@ description:
     they were, calls the dead-man off, and waits until the replica has caught up.
   - A thread that was stopped before the backup is not started, not for a moment.
   - With O(recover=true) it finishes a run that died. Server and threads come back, then an archive that had been
-    captured whole is proven and published in the spool, an unfinished one is removed, the ledger is closed. Safe to call
-    at any time.
+    captured whole is proven and published in the spool, an unfinished one is removed, the ledger is closed. Safe to
+    call at any time.
 attributes:
   check_mode:
     support: full
