@@ -9,6 +9,8 @@ All of it runs with an umask of 0, into directories that were open to everybody.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import stat
 import subprocess
 import uuid
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.tests.lab import accounts
+from ansible_collections.mysql_ops.replica_backup.tests.lab import accounts, systemd_host
 from ansible_collections.mysql_ops.replica_backup.tests.lab.fleet import Fleet
 from ansible_collections.mysql_ops.replica_backup.tests.lab.lost_logs import KINDS, Case
 from ansible_collections.mysql_ops.replica_backup.tests.lab.object_store import missing, object_store
@@ -179,3 +181,49 @@ def reposition_keeps(state: Path) -> set[str]:
     for path in kept:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     return {f"replication in {path}" for path in kept}
+
+
+ARMED = """
+import stat
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _deadman, _ledger
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
+
+_ledger.prepare_state_dir(STATE)
+run = {"run_id": "r", "backup_id": "b", "host": "h", "server": {}, "before": {}, "service": {}}
+with _ledger.locked(STATE, "test"):
+    told = _deadman.arm(Ledger(STATE, run), Login("backup", secret, unix_socket=SOCKET, config_file=None), 600)
+    units = [told["unit"] + ".timer", told["unit"] + ".service", told["watcher"] + ".service"]
+    shown = systemctl("show", "--all", *units) + systemctl("cat", *units) + systemctl("status", *units)
+    # Journal, and what every process of the host was started with.
+    shown += subprocess.run(["journalctl", "--no-pager", "--all"], capture_output=True, text=True).stdout
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        for name in ("cmdline", "environ"):
+            # The code of this test has it, in no argument.
+            try:
+                with open(f"/proc/{pid}/{name}", errors="replace") as handle:
+                    shown += handle.read()
+            except OSError:
+                pass
+    files = {}
+    for name in os.listdir(STATE):
+        with open(f"{STATE}/{name}", "rb") as handle:
+            files[name] = secret.encode() in handle.read(), stat.S_IMODE(os.stat(f"{STATE}/{name}").st_mode)
+    watched = told["watcher"] in shown
+    disarmed = _deadman.disarm(STATE)
+answer = {"shown": secret in shown, "watched": watched, "told": secret in json.dumps(told), "files": files,
+          "disarmed": disarmed, "left": sorted(os.listdir(STATE))}
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("podman") is None, reason="containers need root and podman")
+def test_a_dead_man_of_systemd_shows_no_password() -> None:
+    with systemd_host.running() as host:
+        seen = host.python(f"secret = {'of-the-dead-man-' + uuid.uuid4().hex!r}\n" + ARMED)
+    assert seen["watched"]
+    assert not seen["shown"]
+    assert not seen["told"]
+    assert {name: mode for name, (has, mode) in seen["files"].items() if has} == {"deadman.login": 0o600}
+    assert {mode for _has, mode in seen["files"].values()} == {0o600}
+    assert seen["disarmed"]
+    assert "deadman.login" not in seen["left"]
