@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import typing as t
 
 
@@ -67,3 +68,9 @@ class RefusedError(ReplicaBackupError):
 
     _default_state = "left as it was by this step"
     _default_next = "set right what is named here, then run it again"
+
+
+def os_error_text(problem: OSError) -> str:
+    """What the operating system refused, in words and by the name that manuals have for it."""
+    text = f"{problem.strerror or problem} ({errno.errorcode.get(problem.errno or 0, 'no number')})"
+    return text if problem.filename is None else f"{text}: {problem.filename}"
