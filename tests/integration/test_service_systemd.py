@@ -264,7 +264,8 @@ wait_ready()
 record = _deadman.fired(STATE)
 result = _start.start(_start.StartRequest(login=LOGIN, state_dir=STATE, recover=True, take_over=True))
 answer = [record["reason"], record["outcome"], threads(), systemctl("is-active", "mariadb.socket"),
-          result["server_restored"], os.path.exists("/run/systemd/system/mariadb.service.d"), os.path.exists(STATE + "/deadman.login"),
+          result["server_restored"], os.path.exists("/run/systemd/system/mariadb.service.d"),
+          os.path.exists(STATE + "/deadman.login"),
           _server.proc_text(process().pid, "cgroup")]
 with connect().cursor() as cursor:
     cursor.execute("STOP SLAVE")
