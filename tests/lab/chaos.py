@@ -269,6 +269,16 @@ class Estate:
 
         self.wait_for(back, f"{name} as before: {before}", timeout)
 
+    def wait_until_serves(self, name: str, timeout: float = 150) -> None:
+        """Nobody helps: the server answers on its own host."""
+
+        def serves() -> bool:
+            with contextlib.suppress(AssertionError, subprocess.CalledProcessError):
+                return self.replicas[name].host.sql("SELECT 1").strip() == "1"
+            return False
+
+        self.wait_for(serves, f"{name} serves", timeout)
+
     def look(self) -> dict[str, State]:
         return {name: replica.state() for name, replica in self.replicas.items()}
 

@@ -54,6 +54,9 @@ def _link_cut(scene: Scene) -> None:
 def _link_lost(scene: Scene) -> None:
     scene.replica.cut()
     scene.controller.wait()
+    # Before anybody can reach the host again.
+    scene.estate.wait_until_serves(scene.replica.name)
+    scene.replica.mend()
 
 
 def _both_lost(scene: Scene) -> None:

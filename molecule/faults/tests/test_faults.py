@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.tests.lab.chaos import Controller, Estate
+from ansible_collections.mysql_ops.replica_backup.tests.lab.chaos import Controller, Estate, Replica
 from ansible_collections.mysql_ops.replica_backup.tests.lab.faults import Faults, State, faults
 from ansible_collections.mysql_ops.replica_backup.tests.lab.playbook import Run
 
@@ -40,7 +40,7 @@ class Scene:
     controller: Controller
 
     @property
-    def replica(self) -> t.Any:
+    def replica(self) -> Replica:
         return self.estate.replicas[self.name]
 
 
@@ -89,7 +89,7 @@ def cut_for_good(scene: Scene) -> None:
     assert run.status == 4, run.output
     assert "UNREACHABLE" in run.output
     assert f"mysql_ops.replica_backup.recover --limit {scene.name}" in flat(run), run.output
-    scene.estate.wait_for(lambda: scene.replica.host.run("mariadb -e 'SELECT 1' || true"), f"{scene.name} serves")
+    scene.estate.wait_until_serves(scene.name)
     scene.replica.mend()
     scene.estate.wait_until_back(scene.name, scene.before)
 
