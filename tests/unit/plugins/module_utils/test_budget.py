@@ -223,6 +223,7 @@ def window(topology: Topology, tmp_path: Path) -> Iterator[Window]:
     try:
         yield Window(server, tmp_path)
     finally:
+        # Every window of a test has the same state directory.
         _deadman.disarm(str(tmp_path / "state"))
         if not server.is_running():
             server.start()

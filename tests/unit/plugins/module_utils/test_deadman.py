@@ -266,7 +266,8 @@ def case(topology: Topology, tmp_path: Path, faults: Faults) -> Iterator[Case]:
     try:
         yield Case(topology, window, replica, replica.state(), faults)
     finally:
-        _deadman.disarm(window.state)
+        for state in (window.state, str(window.root / "again" / "state")):
+            _deadman.disarm(state)
         if not server.is_running():
             server.start()
 
