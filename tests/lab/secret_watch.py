@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 _PAUSE = 0.01
+# Files take longer to come and go.
+_FILES_EVERY = 10
 # A process changes its arguments when it executes a program, a moment after it was born.
 _LOOKS = 25
 
@@ -28,15 +30,12 @@ class SecretWatch:
     def __init__(self, secrets: Mapping[str, str], directories: Iterable[Path] = ()) -> None:
         self.seen_in: set[str] = set()
         self.leaks: set[str] = set()
+        self.processes = 0
         self._secrets = {name: text.encode() for name, text in secrets.items()}
         self._directories = list(directories)
-        self._looks: dict[tuple[int, int], int] = {}
+        self._looks: dict[str, int] = {}
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-
-    @property
-    def processes(self) -> int:
-        return len(self._looks)
 
     def __enter__(self) -> SecretWatch:
         self._thread.start()
@@ -51,27 +50,32 @@ class SecretWatch:
         return [name for name, secret in self._secrets.items() if secret in data]
 
     def _run(self) -> None:
+        number = 0
         while not self._end.wait(_PAUSE):
             self._look_at_processes()
-            for directory in self._directories:
-                self._look_at_files(directory)
+            number += 1
+            if number % _FILES_EVERY == 0:
+                for directory in self._directories:
+                    self._look_at_files(directory)
 
     def _look_at_processes(self) -> None:
-        for name in os.listdir("/proc"):
-            if not name.isdigit() or int(name) == os.getpid():
+        now = {name for name in os.listdir("/proc") if name.isdigit()} - {str(os.getpid())}
+        # A number that is gone may be another process the next time.
+        for name in self._looks.keys() - now:
+            del self._looks[name]
+        for name in now:
+            looks = self._looks.get(name, 0)
+            if looks >= _LOOKS:
                 continue
-            try:
-                inode = os.stat(f"/proc/{name}").st_ctime_ns
-                key = (int(name), inode)
-                if self._looks.get(key, 0) >= _LOOKS:
-                    continue
-                self._looks[key] = self._looks.get(key, 0) + 1
-                for kind in ("cmdline", "environ"):
+            self._looks[name] = looks + 1
+            self.processes += not looks
+            for kind in ("cmdline", "environ"):
+                try:
                     data = Path(f"/proc/{name}/{kind}").read_bytes()
-                    for secret in self.found_in(data):
-                        self.leaks.add(f"{secret} in {kind} of process {data[:200]!r}")
-            except OSError:
-                continue
+                except OSError:
+                    continue
+                for secret in self.found_in(data):
+                    self.leaks.add(f"{secret} in {kind} of process {data[:200]!r}")
 
     def _look_at_files(self, directory: Path) -> None:
         for parent, _directories, files in os.walk(directory):
