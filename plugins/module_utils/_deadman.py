@@ -201,7 +201,8 @@ def disarm(state_dir: str) -> bool:
     """Call the dead-man off. True when one was armed."""
     record = armed(state_dir)
     for name in (_ARMED, _LOGIN, _RESERVE):
-        with contextlib.suppress(FileNotFoundError):
+        # What cannot be removed now (the disk has become read-only) goes when the run is closed; its process ends here.
+        with contextlib.suppress(OSError):
             os.unlink(os.path.join(state_dir, name))
     if record is None:
         return False

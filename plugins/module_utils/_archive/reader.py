@@ -197,6 +197,10 @@ def _zip_owner(extra: bytes) -> tuple[int | None, int | None]:
     return None, None
 
 
+def _cannot_be_read(problem: OSError) -> t.NoReturn:
+    raise broken(f"{os.fsdecode(problem.filename)} cannot be read back: {problem.strerror}") from problem
+
+
 class CopyArchive:
     """A plain directory; the order is that of ``records``, and regular files that they do not name are an error.
 
@@ -242,7 +246,7 @@ class CopyArchive:
             )
         there = sum(
             len(files) + sum(os.path.islink(os.path.join(top, name)) for name in names)
-            for top, names, files in os.walk(self._root)
+            for top, names, files in os.walk(self._root, onerror=_cannot_be_read)
         )
         if there != count:
             raise broken(f"the copy holds {there} files and links, its list {count}")
