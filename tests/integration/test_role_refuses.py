@@ -72,6 +72,16 @@ def backup(fleet: Fleet, inventory: Path | None = None, *arguments: str, **extra
     return run_playbook("backup", inventory or fleet.inventory(), *arguments, extra_vars=variables)
 
 
+def says_what_next(run: Run) -> None:
+    """A failure that a person reads at night names the state of the server and what to do."""
+    assert run.status == 2
+    # Ansible 2.19 prints it twice.
+    failed = flat(run.output.partition("Fail the host whose backup failed]")[2].rpartition("FAILED!")[2])
+    assert failed, run.output
+    assert failed.count("State of the server:") == 1, failed
+    assert "Next:" in failed, failed
+
+
 # -- what was asked for --------------------------------------------------------------------------------------------
 
 
@@ -215,6 +225,7 @@ def test_compression_level_out_of_range(fleet: Fleet) -> None:
         run = backup(fleet, None, "--limit", "replica1", compression_level="99")
     assert run.status == 2
     assert re.search(r"level.* 99\b", flat(run.output)), run.output
+    says_what_next(run)
     assert "server restored: yes, this run did not stop it" in run.output
 
 
@@ -308,6 +319,7 @@ def test_spool_whose_parent_is_missing(fleet: Fleet, check: tuple[str, ...]) -> 
         run = backup(fleet, None, "--limit", "replica1", *check, spool_dir=str(spool))
     assert run.status == 2
     assert f"{spool.parent} does not exist" in flat(run.output)
+    says_what_next(run)
     assert "server restored: yes, this run did not stop it" in flat(run.output)
     assert not spool.parent.exists()
 
@@ -340,6 +352,14 @@ def test_wrong_login(fleet: Fleet) -> None:
     assert "replica_backup_login_" in flat(run.output)
     assert "running, untouched" in flat(run.output)
     assert "wr0ng-secret" not in run.output
+    says_what_next(run)
+
+
+def test_a_certificate_that_is_not_there(fleet: Fleet) -> None:
+    with untouched(fleet):
+        run = backup(fleet, None, "--limit", "replica1", ca_cert="/nonexistent/ca.pem")
+    says_what_next(run)
+    assert "/nonexistent/ca.pem" in flat(run.output) or "No such file" in flat(run.output), run.output
 
 
 def test_not_a_replica(fleet: Fleet) -> None:
@@ -397,6 +417,7 @@ def test_a_stopped_thread(fleet: Fleet) -> None:
         replica.query("START SLAVE SQL_THREAD")
     assert run.status == 2
     assert "replica_backup_allow_stopped_channels" in flat(run.output)
+    says_what_next(run)
 
 
 @needs_root
@@ -424,6 +445,7 @@ def test_pymysql_missing_on_the_target(fleet: Fleet) -> None:
         run = backup(fleet, fleet.inventory(ansible_python_interpreter=str(wrapper)), "--limit", "replica1")
     assert run.status == 2
     assert "Failed to import the required Python library (PyMySQL)" in flat(run.output)
+    says_what_next(run)
     assert "server restored: yes, this run did not stop it" in run.output
 
 
@@ -439,6 +461,7 @@ def test_server_down_before_the_run(fleet: Fleet) -> None:
         fleet.topology.wait_caught_up(replica)
     assert run.status == 2
     assert "a server that was down before the run is not ours to start" in flat(run.output)
+    says_what_next(run)
 
 
 # -- check mode ----------------------------------------------------------------------------------------------------
