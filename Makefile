@@ -18,12 +18,12 @@ PYTEST := python -m pytest
 CHECK := tests/lab/check.sh
 LAB := PYTHONPATH=$(CURDIR)/.ansible/collections python -m ansible_collections.mysql_ops.replica_backup.tests.lab
 
-SCENARIOS := default mysql97 mysql56 mariadb_multisource scattered_files
+SCENARIOS := default mysql97 mysql56 mariadb_multisource scattered_files faults
 # Two lanes side by side, about as long as each other.
 STAGES := lint sanity unit integration faults
 SECOND := molecule restore
 
-.PHONY: help setup setup-tests demo test $(STAGES) $(SECOND) image clean
+.PHONY: help setup setup-tests demo test $(STAGES) $(SECOND) soak image clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,12 +77,15 @@ faults: setup-tests ## Faults injected into runs on this machine; FAULTS=all for
 	@mkdir -p $(RESULTS)
 	@$(PYTEST) tests/faults --junitxml=$(RESULTS)/faults.xml
 
+soak: setup-tests image ## Rolls with faults drawn from a seed (ROLLS=50 SEED=1 MINUTES=120)
+	@tests/soak/run.sh .test/results-soak
+
 restore: setup-tests ## Restores, drills, lost relay logs, and runs that meet, on real servers of this machine
 	@mkdir -p $(RESULTS)
 	@$(PYTEST) tests/integration/restore tests/integration/races --junitxml=$(RESULTS)/restore.xml
 
 # An image that cannot be built fails its own scenario, in the count as well, and no other.
-molecule: setup-tests ## Fleets under writes: MariaDB 10.11 and 11.8, MySQL 5.6 and 9.7
+molecule: setup-tests ## Fleets under writes: MariaDB 10.11 and 11.8, MySQL 5.6 and 9.7; controllers and hosts that fail
 	@status=0; $(LAB).containers image || status=1; \
 	for scenario in $(SCENARIOS); do \
 	    tests/lab/molecule.sh $(RESULTS) "$$scenario" || status=1; \
