@@ -248,7 +248,7 @@ def _wait_for_running_or_gone(ledger: Ledger, login: Login, limit: float) -> boo
                 found=f"process {process.pid} still there after {limit:g} s",
                 expected="an end of the process; it is not killed, for a killed server must recover",
                 server_state=f"stopping (process {process.pid})",
-                next_command="watch the server's error log, then run the recover playbook again",
+                next_command="watch the server's error log, then ansible-playbook mysql_ops.replica_backup.recover",
             )
         time.sleep(_POLL)
 
@@ -284,7 +284,7 @@ def _wait_until_it_answers(
                 expected=f"an answer within {limit:g} s at {login.where()}",
                 server_state="down" if process is None else f"starting (process {process.pid})",
                 next_command=f"read the error log, start the server by hand ({manager.kind} {manager.name}), "
-                "then run the recover playbook",
+                "then ansible-playbook mysql_ops.replica_backup.recover",
             )
         time.sleep(_POLL)
 
