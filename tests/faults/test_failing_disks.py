@@ -65,7 +65,8 @@ def test_a_disk_fails_while_the_server_is_down(mariadb: Bench, faults: Faults, w
     before = mariadb.replica.state()
     number = mariadb.run().number
     with tmpfs(mariadb.root / "small", "64m" if which == "spool" else "1m") as small:
-        run = OneRun(mariadb.topology.replicas[0], mariadb.root, number, **{which: str(small)}, gap=120)
+        place = {"spool": "", "state": "", which: str(small)}
+        run = OneRun(mariadb.topology.replicas[0], mariadb.root, number, place["spool"], place["state"], gap=120)
         run.recover()
         run.stop()
         with FAILS[how](small):

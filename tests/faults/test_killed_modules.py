@@ -102,11 +102,11 @@ def kill_and_settle(bench: Bench, faults: Faults, number: int, after: bool) -> N
     faults.settle(fault, bench.replica, before, bench.run(), writes=bench.write)
 
 
-@pytest.mark.parametrize(("number", "after"), part(5, 0))
+@pytest.mark.parametrize(("number", "after"), part(6, 0))
 def test_killed_on_mariadb(mariadb: Bench, faults: Faults, number: int, after: bool) -> None:
     kill_and_settle(mariadb, faults, number, after)
 
 
-@pytest.mark.parametrize(("number", "after"), part(20, 11))
+@pytest.mark.parametrize(("number", "after"), part(30, 11))
 def test_killed_on_mysql_5_6(mysql56: Bench, faults: Faults, number: int, after: bool) -> None:
     kill_and_settle(mysql56, faults, number, after)

@@ -161,3 +161,14 @@ def _die_at(number: int, after: bool, shared: mmap.mmap) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.setprofile(look)
+
+
+def killed_by_itself(work: Callable[[], object]) -> bool:
+    """Do ``work`` in a child; True when ``kill -9`` ended it, whoever sent that."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
