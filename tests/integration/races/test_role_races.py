@@ -108,16 +108,21 @@ def test_a_file_that_does_not_stay(fleet: Fleet, replica: Server, do: Callable[[
     assert_no_set_but_a_server(fleet, replica, run.result())
 
 
-def compressor_of(spool: Path) -> int:
-    """The zstd whose parent writes below the spool."""
+def compressors(spool: Path) -> Iterator[int]:
+    """Every zstd whose parent writes below the spool."""
     for pid in processes.all_pids():
         with contextlib.suppress(OSError):
             if Path(f"/proc/{pid}/comm").read_text() != "zstd\n":
                 continue
             parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
             if any(str(fd.readlink()).startswith(str(spool)) for fd in Path(f"/proc/{parent}/fd").iterdir()):
-                return pid
-    raise AssertionError(f"no zstd is at work for {spool}")
+                yield pid
+
+
+def compressor_of(spool: Path) -> int:
+    """The file that it writes is there a moment before it."""
+    wait_for(lambda: any(compressors(spool)), 30)
+    return next(compressors(spool))
 
 
 def test_the_compressor_is_killed(fleet: Fleet, replica: Server) -> None:

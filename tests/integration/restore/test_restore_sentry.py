@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._installed import Hints
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import job, journal, sentry
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.feed import LocalFeed
@@ -84,7 +85,7 @@ def killed(server: Server, directory: Path, where: str) -> None:
                 die() if phase == "switching" else real(self, phase)
             )
         else:
-            job.switch = die  # type: ignore[attr-defined]
+            job.switch = die  # type: ignore[attr-defined, assignment]
         restore(server, directory)
     finally:
         os._exit(1)
@@ -119,34 +120,31 @@ def test_a_server_that_was_stopped_comes_back_on_its_own_files(
     assert going is not None and going.phase == "staged"
     faults.settle(f"restore killed before {where}", subject, before)
     # The same command again: what was laid down goes, and it begins anew. Refused, nothing of the first one stays.
-    with pytest.raises(job.RefusedError, match="A server is running"):
+    with pytest.raises(RefusedError, match="A server is running"):
         restore(server, directory, force=False)
     assert journal.load(state) is None
     assert sentry.in_words(state) is None
     assert not list(server.datadir.parent.glob("*.restoring-*"))
 
 
-def test_where_the_host_went_down_the_next_run_starts_it(topology: Topology, server: Server, directory: Path) -> None:
-    posted = sentry.post
-    try:
-        sentry.post = lambda record, manager, process, datadir, _seconds: (  # type: ignore[assignment]
-            record.work.__setitem__(
-                "stopping",
-                {
-                    "manager": manager.to_dict(),
-                    "pid": process.pid,
-                    "start_ticks": process.start_ticks,
-                    "datadir": datadir,
-                    "seconds": 1.0,
-                },
-            ),
-            record.write(),
-        )
-        killed(server, directory, "the exchange is noted")
-    finally:
-        sentry.post = posted
+def test_where_the_host_went_down_the_next_run_starts_it(
+    topology: Topology, server: Server, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noted_only(record: journal.Journal, manager: t.Any, process: t.Any, datadir: str, _seconds: float) -> None:
+        record.work["stopping"] = {
+            "manager": manager.to_dict(),
+            "pid": process.pid,
+            "start_ticks": process.start_ticks,
+            "datadir": datadir,
+            "seconds": 1.0,
+        }
+        record.write()
+
+    monkeypatch.setattr(sentry, "post", noted_only)
+    killed(server, directory, "the exchange is noted")
+    monkeypatch.undo()
     assert not server.is_running()
-    with pytest.raises(job.RefusedError, match="A server is running"):
+    with pytest.raises(RefusedError, match="A server is running"):
         restore(server, directory, force=False)
     server.wait_ready()
     topology.wait_caught_up()
