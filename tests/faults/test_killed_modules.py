@@ -26,8 +26,8 @@ from ansible_collections.mysql_ops.replica_backup.tests.lab.one_run import OneRu
 from ansible_collections.mysql_ops.replica_backup.tests.lab.scratch import CHECKOUT
 
 TURN = int(os.environ.get("FAULTS_TURN", "0"))
-# Notes of one run, from "opened" to "closed", and a few more than there are now; what is not there is passed over.
-NOTES = 30
+# Notes of one run, from "opened" to "closed".
+NOTES = 20
 POINTS = [(number, after) for number in range(1, NOTES + 1) for after in (False, True)]
 
 
@@ -94,12 +94,16 @@ def kill_and_settle(bench: Bench, faults: Faults, number: int, after: bool) -> N
     bench.write()
     before = bench.replica.state()
     note = killed(bench.run(), number, after=after)
-    if note is None:
-        return
+    assert note is not None, "the run makes fewer notes than it did"
     way = WAYS[(number + after) % len(WAYS)]
     way(bench.run())
     fault = f"kill -9 {note} on {bench.topology.flavor.family}, then {way.__name__}"
     faults.settle(fault, bench.replica, before, bench.run(), writes=bench.write)
+
+
+def test_every_note_is_among_the_points(mariadb: Bench) -> None:
+    """Nothing kills this run: one with more notes than are listed here would not be tested at all of them."""
+    assert killed(mariadb.run(), NOTES + 1, after=False) is None
 
 
 @pytest.mark.parametrize(("number", "after"), part(6, 0))
@@ -107,6 +111,6 @@ def test_killed_on_mariadb(mariadb: Bench, faults: Faults, number: int, after: b
     kill_and_settle(mariadb, faults, number, after)
 
 
-@pytest.mark.parametrize(("number", "after"), part(30, 11))
+@pytest.mark.parametrize(("number", "after"), part(20, 9))
 def test_killed_on_mysql_5_6(mysql56: Bench, faults: Faults, number: int, after: bool) -> None:
     kill_and_settle(mysql56, faults, number, after)
