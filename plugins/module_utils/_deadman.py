@@ -57,6 +57,9 @@ _PAUSE = 30.0
 # Seconds between two looks at the signs of life. A look reads one small file and tries one lock.
 LOOK_EVERY = 5.0
 DEADLINE = "the deadline was over"
+# How a dead-man that has brought the server back says so in its record.
+STARTED, WAS_RUNNING = "server started", "server was running"
+BROUGHT_BACK = (STARTED, WAS_RUNNING)
 
 
 def fired(state_dir: str) -> dict[str, t.Any] | None:
@@ -417,7 +420,7 @@ def fire(
             told |= {"outcome": "failed", "error": str(error), "attempts": attempt}
         else:
             told |= {
-                "outcome": "server started" if result.server_started else "server was running",
+                "outcome": STARTED if result.server_started else WAS_RUNNING,
                 "ready_mono": result.ready_mono,
                 "actions": list(result.actions),
                 "warnings": list(result.warnings),

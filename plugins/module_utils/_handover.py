@@ -1,14 +1,15 @@
 # Copyright (c) 2026, mysql_ops contributors
 # GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Hand over from the capture to the start: the server comes back the moment its files are no longer needed.
+"""Hand over from the stop to the capture, and from the capture to the start, within one step.
 
-No task boundary of Ansible lies between the two, and no controller is needed: the login is the one that the dead-man
-was armed with.
+The server comes back the moment its files are no longer needed. No task boundary of Ansible lies in between, and no
+controller is needed: the login of the start is the one that the dead-man was armed with.
 """
 
 from __future__ import annotations
 
+import time
 import typing as t
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _deadman, _ledger, _start
@@ -16,6 +17,33 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors i
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._start import StartRequest
 
 T = t.TypeVar("T")
+# Seconds to wait for a dead-man that is at work; it goes on trying when they are over.
+_DEAD_MAN_SECONDS = 120.0
+
+
+class Captured(t.Protocol):
+    """The outcome of a capture."""
+
+    def to_result(self) -> dict[str, t.Any]: ...
+
+
+def stop_then_capture(
+    stop: t.Callable[[], dict[str, t.Any]], capture: t.Callable[[], Captured], state_dir: str, *, start_server: bool
+) -> dict[str, t.Any]:
+    """What ``stop`` returned, with what the capture made as ``archive``, and how the start went if asked for.
+
+    A capture that fails raises with ``stopped`` true among its facts: the server had been stopped by this run.
+    """
+    stopped = stop()
+    try:
+        if start_server:
+            captured, started = capture_then_start(capture, state_dir)
+        else:
+            captured, started = capture(), {}
+    except ReplicaBackupError as problem:
+        problem.facts["stopped"] = True
+        raise
+    return {**stopped, "archive": captured.to_result(), **started}
 
 
 def capture_then_start(capture: t.Callable[[], T], state_dir: str) -> tuple[T, dict[str, t.Any]]:
@@ -45,8 +73,21 @@ def start_now(state_dir: str) -> dict[str, t.Any]:
             return {"server_restored": True, "start_error": ""}
         login = _deadman.login_of_armed(state_dir)
         if login is None:
-            return {"server_restored": False, "start_error": "the dead-man is not armed any more, it is at work itself"}
+            return _wait_for_the_dead_man(state_dir)
         result = _start.start(StartRequest(login=login, state_dir=state_dir, catch_up=False))
     except (ReplicaBackupError, OSError) as error:
         return {"server_restored": False, "start_error": str(error)}
     return {"server_restored": bool(result.get("server_restored")), "start_error": ""}
+
+
+def _wait_for_the_dead_man(state_dir: str) -> dict[str, t.Any]:
+    """It is not armed any more, so it has done what is asked here, or is about to."""
+    deadline = time.monotonic() + _DEAD_MAN_SECONDS
+    while True:
+        fired = _deadman.fired(state_dir)
+        outcome = "never armed, or called off" if fired is None else str(fired.get("outcome"))
+        if outcome in _deadman.BROUGHT_BACK:
+            return {"server_restored": True, "start_error": ""}
+        if fired is None or time.monotonic() >= deadline:
+            return {"server_restored": False, "start_error": f"the dead-man: {outcome}"}
+        time.sleep(0.5)

@@ -268,12 +268,12 @@ class Ledger:
         now["seconds"] = round(time.monotonic() - now["start_mono"], 3)
         self._note(must)
 
-    def hand_on(self) -> None:
+    def hand_on(self, *, must: bool = True) -> None:
         """A module of the run ends while the server is down; the next one may be as long in coming as was agreed.
 
         ``gap_seconds`` says how long: a controller with several hosts under way may be held up by another of them.
         """
-        self._note(must=True, lease=float(self.data.get("gap_seconds", DEFAULT_LEASE)))
+        self._note(must, lease=float(self.data.get("gap_seconds", DEFAULT_LEASE)))
 
     def wait_for_transfer(self) -> None:
         """Data leave the host, the server is down and no module is at work: alive until the dead-man's deadline."""

@@ -97,6 +97,18 @@ class StopRequest:
             threads=self.compression_threads,
         )
 
+    @property
+    def archive(self) -> ArchiveRequest:
+        """The archive that is planned."""
+        return ArchiveRequest(
+            self.paths,
+            self.state_dir,
+            self.format,
+            self.compression,
+            self.compression_level,
+            self.compression_threads,
+        )
+
 
 @dataclass(frozen=True)
 class StopPlan:
@@ -203,14 +215,7 @@ def _predict(request: StopRequest, datadir: str, size: int) -> Prediction | None
     known, way = _budget.runs(request.state_dir), request.way
     sampled = None
     if not _budget.comparable(known, way, size) and _budget.worth_a_sample(size, request.downtime_budget):
-        archive = ArchiveRequest(
-            request.paths,
-            request.state_dir,
-            request.format,
-            request.compression,
-            request.compression_level,
-            request.compression_threads,
-        )
+        archive = request.archive
         sampled = sample.take(sample.largest_files(datadir), archive.compressor(), deflate=archive.deflate_level)
     return _budget.predict(known, way, size, sampled)
 

@@ -17,6 +17,8 @@ description:
     appliers, and records the coordinates of every channel in the ledger.
   - Shuts the server down through the service manager that owns it, waits for the process, and proves that the stop
     was clean.
+  - With O(capture=cold) it goes on at once, in the same step, as M(mysql_ops.replica_backup.replica_archive) does
+    for the state V(captured), and starts the server again. Neither controller nor connection is needed in between.
   - When anything fails on the way, the server and its threads are brought back before the module fails.
 attributes:
   check_mode:
@@ -53,6 +55,18 @@ options:
     description: Threads that are planned for the compressor; 0 takes one for each CPU.
     type: int
     default: 0
+  capture:
+    description:
+      - V(none) leaves the server stopped, for M(mysql_ops.replica_backup.replica_archive) to capture its files.
+      - V(cold) archives the files at once. Needs the list that M(mysql_ops.replica_backup.replica_files_discover) has
+        written.
+    type: str
+    choices: [none, cold]
+    default: none
+  start_server:
+    description: With O(capture), start the server the moment the capture stands or has failed, with threads as before.
+    type: bool
+    default: true
   include_binlogs:
     description: Whether the replica's own binary logs are part of the backup.
     type: bool
@@ -140,6 +154,15 @@ EXAMPLES = r"""
     host: "{{ inventory_hostname }}"
     backup_id: 20260101T030000Z
     max_lag: 30
+
+- name: Stop it, archive its files and start it again, in one step that outlives the connection
+  mysql_ops.replica_backup.mysql_replica_stop:
+    login_unix_socket: /run/mysqld/mysqld.sock
+    host: "{{ inventory_hostname }}"
+    backup_id: 20260101T030000Z
+    capture: cold
+  async: 86400
+  poll: 5
 """
 
 RETURN = r"""
@@ -187,9 +210,24 @@ times:
   returned: when stopped
   type: dict
   sample: {"shutdown": {"start": "2026-01-01T03:00:01.000000Z", "end": "2026-01-01T03:00:02.000000Z", "seconds": 1.0}}
+archive:
+  description: What the capture made, as M(mysql_ops.replica_backup.replica_archive) returns it.
+  returned: with O(capture=cold)
+  type: dict
+  sample: {"set_dir": "/var/backups/mysql-replica/db2/20260101T030000Z", "files": 6218}
 server_restored:
   description: Whether the server runs again, threads as before.
-  returned: when the stop failed after the first change
+  returned: with O(capture=cold) and O(start_server=true), and when the module failed after the first change
+  type: bool
+  sample: true
+start_error:
+  description: Why it does not; empty when it does.
+  returned: with O(capture=cold) and O(start_server=true)
+  type: str
+  sample: ""
+stopped:
+  description: Whether this run had stopped the server when the module failed.
+  returned: when the capture failed
   type: bool
   sample: true
 """
@@ -198,6 +236,8 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _handover
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._guards import Policy
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
@@ -263,6 +303,18 @@ def _request(params: t.Mapping[str, t.Any]) -> StopRequest:
     )
 
 
+def _work(params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
+    request = _request(params)
+    if check or params["capture"] == "none":
+        return stop(request, check=check)
+    return _handover.stop_then_capture(
+        lambda: stop(request),
+        lambda: job.capture(request.archive),
+        request.state_dir,
+        start_server=params["start_server"],
+    )
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -274,6 +326,8 @@ def main() -> None:
             "compression": {"type": "str", "choices": ["none", "gzip", "zstd", "lz4", "xz"], "default": "zstd"},
             "compression_level": {"type": "int"},
             "compression_threads": {"type": "int", "default": 0},
+            "capture": {"type": "str", "choices": ["none", "cold"], "default": "none"},
+            "start_server": {"type": "bool", "default": True},
             "include_binlogs": {"type": "bool", "default": True},
             "max_lag": {"type": "int", "default": 300},
             "allow_connected_replicas": {"type": "bool", "default": False},
@@ -291,7 +345,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    run(module, lambda: stop(_request(module.params), check=module.check_mode))
+    run(module, lambda: _work(module.params, module.check_mode))
 
 
 if __name__ == "__main__":

@@ -75,7 +75,8 @@ def state(server: Server) -> State:
             name = row.get("Connection_name", "")
             # The source's server_id is learnt when the receiver connects.
             unknown = {"Master_Server_Id"} if row["Slave_IO_Running"] != "Yes" else set()
-            found[f"channel {name}"] = {column: value for column, value in row.items() if column not in MOVING | unknown}
+            left_out = MOVING | unknown
+            found[f"channel {name}"] = {column: value for column, value in row.items() if column not in left_out}
         return found
 
 

@@ -367,8 +367,9 @@ def _capture_locked(request: Request) -> Outcome:
         fresh.data["times"]["capture"] = ledger.data["times"]["capture"]
         size = _on_disk(ledger, totals.bytes)
         _budget.note_capture(fresh, request.way, size, time.monotonic() - clock)
-        fresh.end("capture")
-        fresh.hand_on()
+        # The capture is whole; a disk that takes no more notes does not undo it.
+        fresh.end("capture", must=False)
+        fresh.hand_on(must=False)
     return Outcome(
         changed=True,
         set_dir=paths.directory,

@@ -540,7 +540,9 @@ def test_only_the_end_of_a_long_complaint_is_kept() -> None:
 def test_a_compressor_that_digests_for_long_is_watched(tmp_path: Path) -> None:
     """What xz -9 does: it takes all of its input long before it has written anything."""
     file = output.HashedFile(str(tmp_path / "data"))
-    packed = compress.PackedOutput(file, compress.Compressor("xz", ".xz", ("sh", "-c", "cat >/dev/null; exec sleep 60"), ()))
+    packed = compress.PackedOutput(
+        file, compress.Compressor("xz", ".xz", ("sh", "-c", "cat >/dev/null; exec sleep 60"), ())
+    )
 
     def fired() -> None:
         raise ReplicaBackupError("The dead-man has started the server")
