@@ -288,15 +288,14 @@ def test_the_power_really_goes(disk: Disk, careless: t.Callable[[Path], None]) -
         (root / "ledger").write_text(json.dumps({"mark": 1}), encoding="utf-8")
     disk.keep()
     found: list[dict[Point, str]] = []
+
+    def look(root: Path, point: Point) -> None:
+        path = root / "ledger"
+        found[-1][point] = path.read_text(encoding="utf-8") if path.exists() else "gone"
+
     for loss in LOSSES:
-        seen: dict[Point, str] = {}
-
-        def look(root: Path, point: Point, seen: dict[Point, str] = seen) -> None:
-            path = root / "ledger"
-            seen[point] = path.read_text(encoding="utf-8") if path.exists() else "gone"
-
+        found.append({})
         power_losses(disk, loss, lambda root: careless(root / "ledger"), look)
-        found.append(seen)
     texts = {text for seen in found for text in seen.values()}
     assert texts & {"", "gone"}
     assert dataclasses.asdict(next(reversed(found[0])))["name"] == ""
