@@ -29,7 +29,10 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login, Session
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
+    ReplicaBackupError,
+    recover_command,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import ServiceManager
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._read_only import NotBack, ReadOnly
@@ -138,7 +141,8 @@ def _bring_back(ledger: Ledger, login: Login, limits: BringBackLimits) -> Brough
             found=f"{error}{also}",
             expected="threads: " + "; ".join(_in_words(item) for item in wanted_threads(ledger)),
             server_state="running, replication threads not as before",
-            next_command="START the threads named above by hand, or run the recover playbook with a working login",
+            next_command="START the threads named above by hand, or, with a login that works, "
+            + recover_command(ledger.data.get("host")),
             server_started=not running,
         ) from error
     if left:
@@ -149,7 +153,8 @@ def _bring_back(ledger: Ledger, login: Login, limits: BringBackLimits) -> Brough
             found="; ".join(f"{flag.name} = {flag.found} ({flag.reason})" for flag in left),
             expected="; ".join(f"{flag.name} = {flag.expected}" for flag in left),
             server_state=f"running, threads as before, {names} {verb} not",
-            next_command="; ".join(flag.statement for flag in left) + "; then run the recover playbook",
+            next_command="; ".join(flag.statement for flag in left)
+            + f"; then {recover_command(ledger.data.get('host'))}",
             server_started=not running,
             actions=actions,
             warnings_after=warnings,
@@ -248,7 +253,7 @@ def _wait_for_running_or_gone(ledger: Ledger, login: Login, limit: float) -> boo
                 found=f"process {process.pid} still there after {limit:g} s",
                 expected="an end of the process; it is not killed, for a killed server must recover",
                 server_state=f"stopping (process {process.pid})",
-                next_command="watch the server's error log, then ansible-playbook mysql_ops.replica_backup.recover",
+                next_command=f"watch the server's error log, then {recover_command(ledger.data.get('host'))}",
             )
         time.sleep(_POLL)
 
@@ -284,7 +289,7 @@ def _wait_until_it_answers(
                 expected=f"an answer within {limit:g} s at {login.where()}",
                 server_state="down" if process is None else f"starting (process {process.pid})",
                 next_command=f"read the error log, start the server by hand ({manager.kind} {manager.name}), "
-                "then ansible-playbook mysql_ops.replica_backup.recover",
+                f"then {recover_command(ledger.data.get('host'))}",
             )
         time.sleep(_POLL)
 

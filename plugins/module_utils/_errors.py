@@ -74,3 +74,8 @@ def os_error_text(problem: OSError) -> str:
     """What the operating system refused, in words and by the name that manuals have for it."""
     text = f"{problem.strerror or problem} ({errno.errorcode.get(problem.errno or 0, 'no number')})"
     return text if problem.filename is None else f"{text}: {problem.filename}"
+
+
+def recover_command(host: t.Any = None) -> str:
+    """What to type for the recover playbook; ``host`` is the name in the inventory, where it is known."""
+    return f"ansible-playbook mysql_ops.replica_backup.recover --limit {host or 'HOST'}"

@@ -85,7 +85,7 @@ def _wait_for_the_dead_man(state_dir: str) -> dict[str, t.Any]:
     deadline = time.monotonic() + _DEAD_MAN_SECONDS
     while True:
         fired = _deadman.fired(state_dir)
-        outcome = "never armed, or called off" if fired is None else str(fired.get("outcome"))
+        outcome = "it is not armed any more" if fired is None else str(fired.get("outcome"))
         if outcome in _deadman.BROUGHT_BACK:
             return {"server_restored": True, "start_error": ""}
         if fired is None or time.monotonic() >= deadline:

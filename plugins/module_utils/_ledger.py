@@ -29,6 +29,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors i
     RefusedError,
     ReplicaBackupError,
     os_error_text,
+    recover_command,
 )
 
 FORMAT = 1
@@ -146,7 +147,7 @@ def locked(state_dir: str, who: str, *, timeout: float = 10.0) -> t.Iterator[Non
                     found=holder or "a holder that has not written its name yet",
                     expected="no other run",
                     next_command="wait for it to end, then start this again; if its controller is dead, "
-                    "ansible-playbook mysql_ops.replica_backup.recover -e replica_backup_take_over=true ends it",
+                    f"{recover_command()} -e replica_backup_take_over=true ends it",
                     rule="lock",
                 )
             time.sleep(0.2)
@@ -383,7 +384,7 @@ def unfinished(ledger: Ledger) -> RefusedError:
         found=f"run {holder.get('run_id')} of backup {holder.get('backup_id')}, opened {holder.get('opened')}, "
         f"step {holder.get('step')}, taken for alive until {holder.get('lease', {}).get('until')}",
         expected="no open ledger",
-        next_command="ansible-playbook mysql_ops.replica_backup.recover --limit HOST "
+        next_command=f"{recover_command(holder.get('host'))} "
         "(with -e replica_backup_take_over=true when you know that its controller is dead)",
         rule="lock",
     )

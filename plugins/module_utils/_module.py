@@ -11,7 +11,11 @@ import typing as t
 from ansible.module_utils.basic import missing_required_lib
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import PYMYSQL_ERROR, Login
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError, os_error_text
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
+    ReplicaBackupError,
+    os_error_text,
+    recover_command,
+)
 
 if t.TYPE_CHECKING:  # pragma: no cover
     from ansible.module_utils.basic import AnsibleModule
@@ -68,7 +72,7 @@ def run(module: AnsibleModule, work: t.Callable[[], dict[str, t.Any]], *, needs_
                 "The operating system refused something that the backup needs",
                 found=os_error_text(error),
                 expected="disks that can be read and written",
-                next_command="mend what is named above, then ansible-playbook mysql_ops.replica_backup.recover"
+                next_command=f"mend what is named above, then {recover_command(module.params.get('host'))}"
                 " --limit HOST, which says what state the server is in and puts it back",
             ).to_result()
         )

@@ -13,7 +13,11 @@ from dataclasses import replace
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _connection
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
+    RefusedError,
+    ReplicaBackupError,
+    recover_command,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
 
 _SECONDS = 5
@@ -53,7 +57,7 @@ def other_server(ledger: Ledger, login: Login, host: str | None) -> RefusedError
         server_state="untouched",
         next_command=f"set replica_backup_state_dir of host {host} to a directory of its own, such as "
         f"{ledger.state_dir.rstrip('/')}-{host}. What is open is finished with: "
-        f"ansible-playbook mysql_ops.replica_backup.recover --limit {owner}",
+        f"{recover_command(owner)}",
         rule="lock",
     )
 

@@ -20,7 +20,11 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect 
     Statement,
     neutral,
 )
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
+    RefusedError,
+    ReplicaBackupError,
+    recover_command,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Channel
 
 RULE = "run_time_settings"
@@ -267,7 +271,7 @@ def put_back(session: Session, dialect: Dialect, before: RunTime) -> tuple[list[
             found="; ".join(failed.values()) or "other filters or settings than before",
             expected="; ".join(change.words for change in left),
             server_state="running, replication stopped",
-            next_command="set by hand what is named above as expected, then run the recover playbook",
+            next_command=f"set by hand what is named above as expected, then {recover_command()}",
             rule=RULE,
         )
     return done, warnings + list(failed.values())

@@ -44,7 +44,11 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._coordina
     refuse_differences,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
+    RefusedError,
+    ReplicaBackupError,
+    recover_command,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._guards import Policy, Verdict
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
@@ -489,7 +493,7 @@ def _undo(ledger: Ledger, request: StopRequest, error: BaseException) -> Replica
             found=also if found is None else f"{found}; and then: {also}",
             expected=expected,
             server_state=getattr(second, "server_state", None) or "not known",
-            next_command="ansible-playbook mysql_ops.replica_backup.recover --limit HOST "
+            next_command=f"{recover_command(request.paths.host)} "
             f"(the dead-man tries by itself soon, at {ledger.data.get('deadline')} at the latest)",
             server_restored=False,
             **facts,
@@ -499,7 +503,7 @@ def _undo(ledger: Ledger, request: StopRequest, error: BaseException) -> Replica
         ledger.end("start")
         ledger.close(f"stop failed: {error or type(error).__name__}")
     except (ReplicaBackupError, OSError) as unwritten:
-        next_command = f"{unwritten} Then run the recover playbook, which closes the run"
+        next_command = f"{unwritten} Then {recover_command(ledger.data.get('host'))}, which closes the run"
     return ReplicaBackupError(
         message,
         found=found,

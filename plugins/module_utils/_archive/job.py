@@ -61,7 +61,11 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
     write_files,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Clock, Way
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
+    RefusedError,
+    ReplicaBackupError,
+    recover_command,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import MANIFEST_NAME, SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery
 
@@ -69,7 +73,6 @@ _STOPPED_STEPS = ("stopped", "capture")
 _SEEN_NAME = "seen"
 _FIRED_NAME = "deadman.fired"
 _STOPPED = "stopped by this run, clean; nothing has started it yet"
-_RECOVER = "ansible-playbook mysql_ops.replica_backup.recover --limit HOST"
 
 
 @dataclass(frozen=True)
@@ -304,7 +307,7 @@ class _Guard:
                 f"{fired.get('outcome')}",
                 expected="the archive to be done before the deadline (replica_backup_downtime_budget)",
                 server_state="started by the dead-man",
-                next_command=_RECOVER,
+                next_command=recover_command(self._request.paths.host),
                 rule="deadman",
             )
         process = _server.find_process(datadir=self._datadir, pid_file=self._pid_file)
@@ -314,7 +317,7 @@ class _Guard:
                 found=f"pid {process.pid}, {process.exe}",
                 expected="no server on this data directory",
                 server_state=f"running, pid {process.pid}",
-                next_command=_RECOVER,
+                next_command=recover_command(self._request.paths.host),
                 rule="server_running",
             )
 

@@ -10,13 +10,18 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import typing as t
 from dataclasses import asdict, dataclass
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import remove_tree
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
+    RefusedError,
+    ReplicaBackupError,
+    recover_command,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
 
@@ -41,10 +46,7 @@ class KeptSet:
 
     @property
     def next_command(self) -> str:
-        return (
-            f"ansible-playbook mysql_ops.replica_backup.recover --limit {self.host} brings it to the controller "
-            "(with replica_backup_fetch=controller)"
-        )
+        return f"{recover_command(self.host)} brings it to the controller (with replica_backup_fetch=controller)"
 
 
 @dataclass(frozen=True)
@@ -108,22 +110,22 @@ def settle(ledger: Ledger) -> Settled:
             done = "had been captured whole; it was read back, proven and published, and is a complete backup"
     except (ReplicaBackupError, OSError) as problem:
         if isinstance(problem, OSError) or "errno" in problem.facts or isinstance(problem, RefusedError):
-            raise _storage(problem, directory) from problem
+            raise _storage(problem, directory, kept.host) from problem
         remove_tree(directory)
         return Settled((f"The archive {directory} did not pass its proof and was removed: {problem}",))
     note(ledger.state_dir, kept)
     return Settled((f"The set {directory} {done}.", f"It stays on this host: {kept.next_command}."), kept)
 
 
-def _storage(problem: Exception, directory: str) -> ReplicaBackupError:
+def _storage(problem: Exception, directory: str, host: str) -> ReplicaBackupError:
     found = problem.message if isinstance(problem, ReplicaBackupError) else str(problem)
     return ReplicaBackupError(
         f"A whole archive of a run that died cannot be published in {directory}",
         found=found,
         expected="a spool that can be read and written",
         server_state="running, threads as before",
-        next_command="mend the storage (room, permissions) and run the recover playbook, which tries again; or give the"
-        f" archive up: rm -r {directory}, then the recover playbook",
+        next_command="mend the storage (room, permissions) or give the archive up: "
+        f"rm -r {shlex.quote(directory)}; then {recover_command(host)}",
         server_restored=True,
     )
 

@@ -767,7 +767,7 @@ def test_a_read_only_switch_that_cannot_be_put_back_does_not_keep_the_threads_st
     assert caught.value.server_state == "running, threads as before, read_only is not"
     assert str(caught.value.found).startswith("read_only = 0 (1205 ")
     assert caught.value.expected == "read_only = 1"
-    assert str(caught.value.next_command).startswith("SET GLOBAL read_only = 1; then run the recover playbook")
+    assert str(caught.value.next_command).startswith("SET GLOBAL read_only = 1; then ansible-playbook mysql_ops.")
     _start.start(place.start_request())
     assert place.replica.query("SELECT @@read_only AS v")[0]["v"] == 1
     _start.start(place.start_request(close=True))
