@@ -90,11 +90,11 @@ def test_without_any_one_right_nothing_is_touched(case: Case) -> None:
             with pytest.raises(RefusedError) as refused:
                 window.stop(login=case.login, check=check)
             assert refused.value.facts["rule"] == "privileges", refused.value
-            assert refused.value.next_command == f"GRANT {right} ON {on} TO 'backup'@'localhost';"
+            assert refused.value.facts["missing_grants"] == [f"GRANT {right} ON {on} TO 'backup'@'localhost';"]
             assert f"no {right}" in str(refused.value.found)
             assert not Path(window.state, "ledger.json").exists()
         # The statement that the refusal names is the one that mends it.
-        case.only_here(str(refused.value.next_command).rstrip(";"))
+        case.only_here(refused.value.facts["missing_grants"][0].rstrip(";"))
         assert window.stop(login=case.login, check=True)["changed"]
     assert case.replica.pids() == pids
     as_before(case)
@@ -129,7 +129,8 @@ def test_what_was_set_at_run_time_asks_for_its_own_right(case: Case) -> None:
     try:
         with pytest.raises(RefusedError) as refused:
             case.window().stop(login=case.login)
-        assert refused.value.next_command == "GRANT SUPER, REPLICATION MASTER ADMIN ON *.* TO 'backup'@'localhost';"
+        grant = "GRANT SUPER, REPLICATION MASTER ADMIN ON *.* TO 'backup'@'localhost';"
+        assert refused.value.next_command == f"SET SESSION sql_log_bin = 0; {grant}"
         assert "set rpl_semi_sync_master_timeout" in str(refused.value.found)
     finally:
         case.replica.query("SET GLOBAL innodb_fast_shutdown = 1")
