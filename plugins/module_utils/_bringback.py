@@ -227,6 +227,11 @@ def _find(ledger: Ledger) -> _server.ServerProcess | None:
     return _server.find_process(datadir=server["datadir"], pid_file=server.get("pid_file"))
 
 
+def is_running(ledger: Ledger) -> bool:
+    """Whether a server process runs on the data directory now."""
+    return _find(ledger) is not None
+
+
 def _wait_for_running_or_gone(ledger: Ledger, login: Login, limit: float) -> bool:
     """True when a server runs on the datadir and is not on its way down; False when none does."""
     asked = bool(ledger.data.get("stop_requested"))

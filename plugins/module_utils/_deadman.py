@@ -51,9 +51,11 @@ _RESERVE = "deadman.reserve"
 _RESERVE_BYTES = 16384
 # What of the ledger it takes to bring the server back.
 _NEEDED = ("run_id", "backup_id", "host", "server", "before", "service")
-# Attempts to bring the server back, and seconds between them.
-_ATTEMPTS = 10
+# Attempts to bring the server back, and seconds between the first two; the pauses double, up to the longest. A day in
+# all: what keeps a server down (a full disk, a mount that is gone) may be mended by then.
+_ATTEMPTS = 150
 _PAUSE = 30.0
+_LONGEST_PAUSE = 600.0
 # Seconds between two looks at the signs of life. A look reads one small file and tries one lock.
 LOOK_EVERY = 5.0
 DEADLINE = "the deadline was over"
@@ -133,6 +135,8 @@ def _arm(state_dir: str, record: dict[str, t.Any], seconds: float) -> None:
         # A name of its own for each watcher: one that was called off may need a moment to end.
         record |= {"kind": "systemd", "unit": unit, "watcher": f"{unit}-{token[:8]}"}
         _write_armed(state_dir, record)
+        # One whose record was lost.
+        _systemctl("stop", f"{unit}.timer", check=False)
         _systemctl("reset-failed", f"{unit}.service", check=False)
         # What the timer will run is tried in the service manager's environment first.
         _run([*systemd_run(), "--wait", "--pipe", *command, "probe", state_dir, token])
@@ -432,7 +436,10 @@ def fire(
         if "error" not in told:
             break
         if attempt < attempts:
-            time.sleep(pause)
+            time.sleep(min(pause * 2.0 ** min(attempt - 1, 10), max(pause, _LONGEST_PAUSE)))
+            if os.path.isdir(state_dir) and _superseded(state_dir, record):
+                # Recover, or the next run, has done it meanwhile.
+                return 0
     with contextlib.suppress(OSError):
         os.unlink(os.path.join(state_dir, _LOGIN))
     if "error" in told:
@@ -440,6 +447,17 @@ def fire(
     if record.get("kind") == "systemd":
         _stop_timer(record)
     return 0
+
+
+def _superseded(state_dir: str, record: t.Mapping[str, t.Any]) -> bool:
+    """Whether this dead-man was called off, or another one armed, since it fired."""
+    try:
+        with open(os.path.join(state_dir, _ARMED), encoding="utf-8") as handle:
+            return bool(json.load(handle).get("token") != record.get("token"))
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _ledger_or_copy(state_dir: str, record: t.Mapping[str, t.Any]) -> Ledger:

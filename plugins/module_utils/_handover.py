@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import time
 import typing as t
+from dataclasses import replace
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _deadman, _ledger, _start
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _bringback, _deadman, _ledger, _start
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._start import StartRequest
 
@@ -28,16 +29,17 @@ class Captured(t.Protocol):
 
 
 def stop_then_capture(
-    stop: t.Callable[[], dict[str, t.Any]], capture: t.Callable[[], Captured], state_dir: str, *, start_server: bool
+    stop: t.Callable[[], dict[str, t.Any]], capture: t.Callable[[], Captured], back: StartRequest, *, start_server: bool
 ) -> dict[str, t.Any]:
     """What ``stop`` returned, with what the capture made as ``archive``, and how the start went if asked for.
 
-    A capture that fails raises with ``stopped`` true among its facts: the server had been stopped by this run.
+    ``back`` says how the server is brought back. A capture that fails raises with ``stopped`` true among its facts: the
+    server had been stopped by this run.
     """
     stopped = stop()
     try:
         if start_server:
-            captured, started = capture_then_start(capture, state_dir)
+            captured, started = capture_then_start(capture, back.state_dir, back)
         else:
             captured, started = capture(), {}
     except ReplicaBackupError as problem:
@@ -46,48 +48,56 @@ def stop_then_capture(
     return {**stopped, "archive": captured.to_result(), **started}
 
 
-def capture_then_start(capture: t.Callable[[], T], state_dir: str) -> tuple[T, dict[str, t.Any]]:
+def capture_then_start(
+    capture: t.Callable[[], T], state_dir: str, back: StartRequest | None = None
+) -> tuple[T, dict[str, t.Any]]:
     """(what ``capture`` returned, how the start went). A failed capture starts the server too, then raises.
 
     A start that fails is told in the result (``server_restored`` False, ``start_error``) and does not spoil the
-    capture: the start module, the recovery and the dead-man are still to come.
+    capture: the start module, the recovery and the dead-man are still to come. A polite signal ends the capture, never
+    the start.
     """
     try:
         captured = capture()
     except BaseException as problem:
-        started = start_now(state_dir)
+        started = start_now(state_dir, back)
         if isinstance(problem, ReplicaBackupError):
             problem.facts.update(started)
             problem.server_state = (
                 "running, threads as before" if started["server_restored"] else f"not back: {started['start_error']}"
             )
         raise
-    return captured, start_now(state_dir)
+    return captured, start_now(state_dir, back)
 
 
-def start_now(state_dir: str) -> dict[str, t.Any]:
-    """Start the server of the open ledger; does not wait for catch-up. Never raises ReplicaBackupError."""
-    try:
-        ledger = _ledger.load(state_dir)
-        if ledger is not None and ledger.step in ("serving", "catch_up"):
-            return {"server_restored": True, "start_error": ""}
-        login = _deadman.login_of_armed(state_dir)
-        if login is None:
-            return _wait_for_the_dead_man(state_dir)
-        result = _start.start(StartRequest(login=login, state_dir=state_dir, catch_up=False))
-    except (ReplicaBackupError, OSError) as error:
-        return {"server_restored": False, "start_error": str(error)}
+def start_now(state_dir: str, back: StartRequest | None = None) -> dict[str, t.Any]:
+    """Start the server of the open ledger; does not wait for catch-up. Never raises ReplicaBackupError.
+
+    Without ``back`` the login is the one that the dead-man was armed with.
+    """
+    with _bringback.uninterrupted():
+        try:
+            if back is None:
+                login = _deadman.login_of_armed(state_dir)
+                if login is None:
+                    return _without_login(state_dir)
+                back = StartRequest(login=login, state_dir=state_dir)
+            result = _start.start(replace(back, catch_up=False))
+        except (ReplicaBackupError, OSError) as error:
+            return {"server_restored": False, "start_error": str(error)}
     return {"server_restored": bool(result.get("server_restored")), "start_error": ""}
 
 
-def _wait_for_the_dead_man(state_dir: str) -> dict[str, t.Any]:
-    """It is not armed any more, so it has done what is asked here, or is about to."""
+def _without_login(state_dir: str) -> dict[str, t.Any]:
+    """The dead-man is not armed any more: the server is back already, or the dead-man is at it."""
     deadline = time.monotonic() + _DEAD_MAN_SECONDS
     while True:
+        ledger = _ledger.load(state_dir)
         fired = _deadman.fired(state_dir)
         outcome = "it is not armed any more" if fired is None else str(fired.get("outcome"))
-        if outcome in _deadman.BROUGHT_BACK:
+        done = outcome in _deadman.BROUGHT_BACK or (ledger is not None and ledger.step in ("serving", "catch_up"))
+        if done and ledger is not None and _bringback.is_running(ledger):
             return {"server_restored": True, "start_error": ""}
-        if fired is None or time.monotonic() >= deadline:
+        if done or fired is None or time.monotonic() >= deadline:
             return {"server_restored": False, "start_error": f"the dead-man: {outcome}"}
         time.sleep(0.5)

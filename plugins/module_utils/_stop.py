@@ -215,13 +215,24 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
 
 
 def _predict(request: StopRequest, datadir: str, size: int) -> Prediction | None:
-    """The downtime to come; a sample is taken of a host that has nothing to go by and may be too slow."""
+    """The downtime to come; a sample is taken of a host that has nothing to go by and may be too slow.
+
+    And of one that would be refused for a run that ran out of time: what slowed that one down may be over.
+    """
     known, way = _budget.runs(request.state_dir), request.way
-    sampled = None
-    if not _budget.comparable(known, way, size) and _budget.worth_a_sample(size, request.downtime_budget):
+
+    def sampled() -> tuple[int, float]:
         archive = request.archive
-        sampled = sample.take(sample.largest_files(datadir), archive.compressor(), deflate=archive.deflate_level)
-    return _budget.predict(known, way, size, sampled)
+        return sample.take(sample.largest_files(datadir), archive.compressor(), deflate=archive.deflate_level)
+
+    similar = _budget.comparable(known, way, size)
+    if similar:
+        prediction = _budget.predict(known, way, size)
+        if prediction is None or prediction.least <= request.downtime_budget or all(run.whole for run in similar):
+            return prediction
+        return _budget.second_look(prediction, known, size, sampled())
+    measured = sampled() if _budget.worth_a_sample(size, request.downtime_budget) else None
+    return _budget.predict(known, way, size, measured)
 
 
 def _close_to_budget(prediction: Prediction | None, budget: float) -> list[str]:
@@ -414,6 +425,7 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     ledger.begin("shutdown")
     _make_shutdown_clean(session, observed.variables, ledger)
     held = plan.manager.hold()
+    _refuse_without_a_net(request, plan, ledger)
     ledger.data["service"] = plan.manager.to_dict()
     variables = session.variables()
     error_log = _error_log.path_of(variables)
@@ -435,6 +447,8 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     clean_stop = proof.to_dict()
     ledger.data["clean_stop"] = {**clean_stop, "proofs": [*clean_stop["proofs"], *(c.to_dict() for c in compared)]}
     ledger.end("shutdown")
+    # It may have acted in the moment before the shutdown; then nobody stands behind what follows.
+    _refuse_fired(request)
     if not proof.clean:
         raise ReplicaBackupError(
             "The server is down, but it did not stop cleanly, so its files are no backup",
@@ -446,6 +460,45 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     ledger.begin("stopped")
     ledger.end("stopped")
     ledger.hand_on()
+
+
+def _refuse_without_a_net(request: StopRequest, plan: StopPlan, ledger: Ledger) -> None:
+    """Raise while the server still runs, when the dead-man is spent or the time left is too short to be of use.
+
+    What came before (draining the appliers, a discovery of many tables) takes its time out of the same budget.
+    """
+    _refuse_fired(request)
+    armed = ledger.data["deadman"]
+    now = _deadman.armed(request.state_dir)
+    if now is None or now.get("token") != armed["token"]:
+        raise ReplicaBackupError(
+            "The dead-man of this run is not armed any more, so the server is not stopped",
+            found="called off, or armed by another run",
+            expected="the dead-man that this run has armed",
+            next_command=f"{recover_command(request.paths.host)}, then start the backup again",
+            rule="deadman",
+        )
+    left = float(armed["deadline_mono"]) - time.monotonic()
+    least = max(plan.prediction.least if plan.prediction else 0.0, float(ledger.data["budget"]["start_reserve"]))
+    if left <= least:
+        raise ReplicaBackupError(
+            "What is left of the downtime budget does not suffice, so the server is not stopped",
+            found=f"{left:.0f} s left when replication stood still: the appliers had to be waited for",
+            expected=f"more than {least:.0f} s for shutdown, archive and start",
+            next_command="raise replica_backup_downtime_budget, or start the backup when less is waiting to be applied",
+            rule="downtime_budget",
+        )
+
+
+def _refuse_fired(request: StopRequest) -> None:
+    fired = _deadman.fired(request.state_dir)
+    if fired is not None:
+        raise ReplicaBackupError(
+            "The dead-man has acted before the server was down, so the backup is given up",
+            found=f"fired at {fired.get('fired')} ({fired.get('reason', 'no reason given')}): {fired.get('outcome')}",
+            expected="threads and server stopped within the downtime budget; variable replica_backup_downtime_budget",
+            rule="deadman",
+        )
 
 
 def _make_shutdown_clean(session: Session, variables: t.Mapping[str, str], ledger: Ledger) -> None:

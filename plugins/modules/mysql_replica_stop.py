@@ -249,6 +249,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._module i
     service_argument_spec,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._replication import Limits
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._start import StartRequest
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._stop import StopRequest, stop
 
 # Smallest values that make sense, in seconds.
@@ -310,7 +311,14 @@ def _work(params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
     return _handover.stop_then_capture(
         lambda: stop(request),
         lambda: job.capture(request.archive),
-        request.state_dir,
+        StartRequest(
+            login=request.login,
+            state_dir=request.state_dir,
+            run_id=request.run_id,
+            host=request.paths.host,
+            shutdown_timeout=request.shutdown_timeout,
+            start_timeout=request.start_timeout,
+        ),
         start_server=params["start_server"],
     )
 

@@ -79,6 +79,19 @@ def test_a_run_that_ran_out_of_time_tells_however_little_it_read() -> None:
     assert "which ran out of time" in found.source
 
 
+def test_a_slow_night_that_is_over_refuses_no_other() -> None:
+    slow = [replace(RUN, bytes=GIB // 8, whole=False)]
+    by_runs = _budget.predict(slow, WAY, 20 * GIB)
+    assert by_runs is not None
+    quick = _budget.second_look(by_runs, slow, 20 * GIB, (GIB, 10.0))
+    assert (quick.seconds, quick.least) == (by_runs.seconds, 5 + 200 + 10)
+    assert "which ran out of time" in quick.source
+    assert "a sample of 1.0 GiB" in quick.source
+    still_slow = _budget.second_look(by_runs, slow, 20 * GIB, (1024, 10.0))
+    assert still_slow == by_runs
+    assert _budget.second_look(by_runs, slow, 20 * GIB, (0, 0.0)) == by_runs
+
+
 def test_only_what_could_be_too_slow_is_sampled() -> None:
     assert not _budget.worth_a_sample(GIB, 3600)
     assert _budget.worth_a_sample(100 * GIB, 3600)

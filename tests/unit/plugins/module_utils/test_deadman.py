@@ -21,10 +21,17 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _deadman, _ledger, _server, _stop
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
+    _deadman,
+    _handover,
+    _ledger,
+    _server,
+    _stop,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._start import StartRequest
 from ansible_collections.mysql_ops.replica_backup.tests.lab.faults import Faults, LocalReplica
 from ansible_collections.mysql_ops.replica_backup.tests.lab.flavors import Flavor, MariaDB, MySQL56
 from ansible_collections.mysql_ops.replica_backup.tests.lab.local import Topology
@@ -350,3 +357,85 @@ def test_a_module_that_is_killed_while_the_threads_stand_still(case: Case) -> No
     record = case.fired()
     assert (record["outcome"], "error" in record) == ("server was running", False)
     case.settle("module killed with the threads stopped")
+
+
+def late_discovery(monkeypatch: pytest.MonkeyPatch, act: t.Callable[[], object]) -> None:
+    """Lets something happen in the step before the shutdown, when replication stands still."""
+    real = _stop._discovery.discover
+
+    def discover(*arguments: t.Any, **names: t.Any) -> t.Any:
+        if _deadman.armed(str(arguments[1].paths.root).replace("/spool", "/state")) is not None:
+            act()
+        return real(*arguments, **names)
+
+    monkeypatch.setattr(_stop._discovery, "discover", discover)
+
+
+def test_a_dead_man_that_is_spent_before_the_shutdown(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would stand behind the stop, so there is none."""
+    pids = case.window.server.pids()
+    with monkeypatch.context() as patch:
+        late_discovery(patch, lambda: _deadman.fire(case.window.state))
+        with pytest.raises(ReplicaBackupError, match="has acted before the server was down") as caught:
+            case.window.stop()
+    assert caught.value.facts["rule"] == "deadman"
+    assert caught.value.facts["server_restored"] is True
+    assert case.window.server.pids() == pids
+    case.settle("dead-man spent before the shutdown")
+
+
+def test_a_budget_that_is_used_up_before_the_shutdown(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    pids = case.window.server.pids()
+    with monkeypatch.context() as patch:
+        late_discovery(patch, lambda: time.sleep(8))
+        with pytest.raises(ReplicaBackupError, match="left of the downtime budget does not suffice") as caught:
+            case.window.stop(downtime_budget=10)
+    assert caught.value.facts["rule"] == "downtime_budget"
+    assert case.window.server.pids() == pids
+    case.settle("downtime budget used up before the shutdown")
+
+
+def test_a_dead_man_tries_until_the_cause_is_mended(case: Case) -> None:
+    server = case.window.server
+    case.window.stop()
+    server.extra_settings["no_such_setting"] = "1"
+    server.write_config()
+
+    def mend() -> None:
+        del server.extra_settings["no_such_setting"]
+        server.write_config()
+
+    timer = threading.Timer(4, mend)
+    timer.start()
+    assert _deadman.fire(case.window.state, attempts=20, pause=0.5) == 0
+    record = case.fired()
+    assert record["outcome"] == "server started"
+    assert record["attempts"] > 1
+    case.settle("server that does not start for a while")
+
+
+def test_the_joined_step_brings_the_server_back_whatever_the_capture_does(case: Case) -> None:
+    window = case.window
+    back = StartRequest(login=window.login, state_dir=window.state, run_id=window.run_id, start_timeout=60)
+
+    def killed() -> job.Outcome:
+        # What a terminated module raises: no error of ours, and not even an Exception.
+        raise SystemExit(1)
+
+    with pytest.raises(SystemExit):
+        _handover.stop_then_capture(window.stop, killed, back, start_server=True)
+    assert window.server.is_running()
+    # Also when the dead-man has been and gone, so that nobody else has a login.
+    _deadman.disarm(window.state)
+    case.settle("capture ended from outside")
+    again = Window(window.server, window.root / "joined")
+    again.root.mkdir()
+    result = _handover.stop_then_capture(
+        again.stop,
+        lambda: job.capture(job.Request(paths=again.paths, state_dir=again.state)),
+        dataclasses.replace(back, state_dir=again.state, run_id=again.run_id),
+        start_server=True,
+    )
+    assert (result["server_restored"], result["start_error"]) == (True, "")
+    assert result["archive"]["files"] > 0
+    assert again.start(recover=True, close=False)["set_dir"]
