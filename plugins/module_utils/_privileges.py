@@ -22,8 +22,8 @@ RULE = "privileges"
 _ALL = "ALL PRIVILEGES"
 # SHOW GRANTS of a server that runs with --skip-grant-tables: everybody may do everything.
 _NO_GRANT_TABLES = 1290
-# Typed on a replica, a statement must not reach its own binary log: with GTIDs it would be a transaction that the source
-# does not have.
+# Typed on a replica, a statement must not reach its own binary log: with GTIDs it would be a transaction that the
+# source does not have.
 _UNLOGGED = "SET SESSION sql_log_bin = 0;"
 # Names are in backticks, with the SQL mode ANSI_QUOTES in double quotes.
 _NAME = r"(?:\*|`(?:[^`]|``)*`|\"(?:[^\"]|\"\")*\")"
