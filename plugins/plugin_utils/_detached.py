@@ -28,6 +28,8 @@ _LOOK_SECONDS = 20.0
 _LOOK_EVERY = 10.0
 _LOOKS = 3
 
+_GONE = "its process is gone: the host was restarted, or the process was killed"
+
 
 class _SilenceError(BaseException):
     """A look that takes too long. Connection plugins catch and retry every Exception."""
@@ -77,9 +79,15 @@ class DetachedAction(ActionBase):  # type: ignore[misc]  # ansible-core ships no
                     self._connection.reset()
                 continue
             if gone >= _LOOKS or time.monotonic() > limit:
-                return {"failed": True, "changed": True, "msg": self._ended_silently(job, gone)}
+                found = _GONE if gone else "it is at work for longer than the task allows"
+                return {"failed": True, "changed": True, "msg": self._ended_silently(job, found)}
         if answer.get("finished"):
-            self._status(job, "cleanup")
+            # Only tidiness, and the result is here: neither a lost link nor one that hangs may spoil it.
+            with contextlib.suppress(Exception, _SilenceError), _at_most(_LOOK_SECONDS):
+                self._status(job, "cleanup")
+        found = _no_result(answer)
+        if found:
+            return {**answer, "changed": True, "msg": self._ended_silently(job, found)}
         return answer
 
     def _patience(self) -> float:
@@ -124,12 +132,7 @@ class DetachedAction(ActionBase):  # type: ignore[misc]  # ansible-core ships no
             f" Next: when the host answers, {self._recover}. The last answer of the connection: {error}"
         )
 
-    def _ended_silently(self, job: str, gone: int) -> str:
-        found = (
-            "its process is gone: the host was restarted, or the process was killed"
-            if gone
-            else "it is at work for longer than the task allows"
-        )
+    def _ended_silently(self, job: str, found: str) -> str:
         return (
             f"{self._module} has left no result. Found: {found} (job {job}). Expected: a result. Server state: not"
             " known from here; a server that a backup has stopped is started again by the role or by the dead-man."
@@ -170,3 +173,17 @@ def _has_ended(answer: dict[str, t.Any]) -> bool:
     if answer.get("finished") or answer.get("skipped"):
         return True
     return bool(answer.get("failed") and answer.get("_ansible_parsed"))
+
+
+def _no_result(answer: dict[str, t.Any]) -> str:
+    """What is known of a module that left no result, for which async_wrapper tells its own traceback; else ""."""
+    # Its fields for the output that held no JSON; results of modules have none called "data" beside a traceback.
+    message = str(answer.get("msg", ""))
+    if not (answer.get("failed") and "data" in answer and "cmd" in answer and "Traceback" in message):
+        return ""
+    said = str(answer.get("stderr") or "").strip()
+    if "Traceback" in said:
+        return f"its process ended without a result, with the error: {said.splitlines()[-1]}"
+    return "its process ended without a result: killed by hand or for lack of memory; see journalctl -k" + (
+        f"; it had said: {said[-500:]}" if said else ""
+    )

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import signal
 import threading
+import types
 import typing as t
 
 import pytest
 
+from ansible_collections.mysql_ops.replica_backup.plugins.plugin_utils import _detached
 from ansible_collections.mysql_ops.replica_backup.plugins.plugin_utils._detached import (
+    DetachedAction,
     _at_most,
     _has_ended,
     _SilenceError,
@@ -71,3 +74,47 @@ def test_threads_have_no_alarm() -> None:
     thread.start()
     thread.join()
     assert seen == [0.0]
+
+
+class Job(DetachedAction):
+    """A job that has ended with ``answer``; its host does not let go of what tidies up after it."""
+
+    def __init__(self, answer: dict[str, t.Any], cleanup: t.Callable[[], None]) -> None:
+        self._task = types.SimpleNamespace(poll=0.0, action="mysql_ops.replica_backup.replica_archive")
+        self._vars = {"inventory_hostname": "db2"}
+        self._answer = answer
+        self._cleanup = cleanup
+
+    def _status(self, job: str, mode: str) -> dict[str, t.Any]:
+        if mode == "cleanup":
+            self._cleanup()
+        return self._answer
+
+
+WRAPPER = "Traceback (most recent call last):\n  ...\nValueError: No start of json char found\n"
+
+
+@pytest.mark.parametrize(
+    ("stderr", "found"),
+    [
+        ("", "killed by hand or for lack of memory; see journalctl -k"),
+        ("Traceback (most recent call last):\n  ...\nMemoryError\n", "with the error: MemoryError"),
+    ],
+)
+def test_a_module_that_was_killed_is_told_without_the_traceback_of_ansible(stderr: str, found: str) -> None:
+    answer = {"finished": 1, "failed": True, "cmd": "x", "data": "", "stderr": stderr, "msg": WRAPPER}
+    result = Job(answer, lambda: None)._wait("j1.2", 1e12)
+    assert result["failed"]
+    assert found in result["msg"]
+    assert "Next: ansible-playbook mysql_ops.replica_backup.recover --limit db2" in result["msg"]
+    assert "json" not in result["msg"]
+
+
+def test_tidying_up_neither_fails_nor_hangs_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError("the link is cut")
+
+    monkeypatch.setattr(_detached, "_LOOK_SECONDS", 0.2)
+    for cleanup in (fail, signal.pause):
+        answer = {"finished": 1, "changed": True}
+        assert Job(answer, t.cast("t.Callable[[], None]", cleanup))._wait("j1.2", 1e12) == answer
