@@ -191,5 +191,6 @@ def test_mysql97() -> None:
         if right in conditional:
             assert rule == "replica"
         else:
-            assert (rule, statement) == ("privileges", f"GRANT {right} ON {on} TO 'backup'@'localhost';")
+            grant = f"GRANT {right} ON {on} TO 'backup'@'localhost';"
+            assert (rule, statement) == ("privileges", f"SET SESSION sql_log_bin = 0; {grant}")
     assert unset[0] == "privileges"
