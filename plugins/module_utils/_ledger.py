@@ -36,6 +36,7 @@ FORMAT = 1
 _LEDGER = "ledger.json"
 _LAST = "ledger.last.json"
 _LOCK = "lock"
+_NAMELESS = "a holder that has not written its name yet"
 # Seconds for which a run is held to be alive after its last note when no module of it is at work.
 DEFAULT_LEASE = 90.0
 
@@ -141,10 +142,9 @@ def locked(state_dir: str, who: str, *, timeout: float = 10.0) -> t.Iterator[Non
                 if error.errno not in (errno.EAGAIN, errno.EACCES):
                     raise
             if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 4096, 0).decode("utf-8", "replace").strip()
                 raise RefusedError(
                     f"Another run is at work on this server (lock {path})",
-                    found=holder or "a holder that has not written its name yet",
+                    found=_name_in(descriptor),
                     expected="no other run",
                     next_command="wait for it to end, then start this again; if its controller is dead, "
                     f"{recover_command()} -e replica_backup_take_over=true ends it",
@@ -188,6 +188,24 @@ def at_work(state_dir: str) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def holder(state_dir: str) -> str | None:
+    """Who holds the lock now, by its own words; None when nobody does. Waits for nothing and writes nothing."""
+    if not at_work(state_dir):
+        return None
+    try:
+        descriptor = os.open(os.path.join(state_dir, _LOCK), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return _NAMELESS
+    try:
+        return _name_in(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _name_in(descriptor: int) -> str:
+    return os.pread(descriptor, 4096, 0).decode("utf-8", "replace").strip() or _NAMELESS
 
 
 def end_holder(state_dir: str) -> str | None:

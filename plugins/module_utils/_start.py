@@ -175,8 +175,30 @@ def _would(request: StartRequest) -> dict[str, t.Any]:
     if ledger is None:
         return {"changed": False, "explanation": ["No run is open: nothing would be done."], **kept}
     verb = "closed" if request.close else "finished" if request.recover else "continued with the start"
-    words = [*_story(ledger), *(leftover.foretell(ledger) if request.recover else ()), f"The run would be {verb}."]
+    foretold = leftover.foretell(ledger) if request.recover else []
+    words = [*_story(ledger), *(_alive(ledger, request) or [*foretold, f"The run would be {verb}."])]
     return {"changed": True, "explanation": words, **kept}
+
+
+def _alive(ledger: Ledger, request: StartRequest) -> list[str]:
+    """For check mode: who would be waited for first. Empty when nobody would be."""
+    if not request.recover or ledger.run_id == request.run_id:
+        return []
+    holder = _ledger.holder(request.state_dir)
+    if holder is None and (ledger.lease_left == 0.0 or request.take_over):
+        return []
+    who = (
+        f"A step is at work: {holder}."
+        if holder
+        else f"The run may be alive: it is taken for alive until {ledger.data['lease']['until']}."
+    )
+    if request.take_over:
+        return [who, "It would be told to end, and the run would be finished then."]
+    return [
+        who,
+        f"Its end would be waited for, {request.lock_timeout:g} s at most, and the recovery refused after that. If its"
+        " controller is dead, -e replica_backup_take_over=true does not wait.",
+    ]
 
 
 def _nothing_open(request: StartRequest) -> dict[str, t.Any]:

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _bringback, _ledger
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._start import StartRequest, start
 
@@ -23,6 +24,10 @@ def recovery(tmp_path: Path) -> StartRequest:
     _ledger.prepare_state_dir(str(state))
     login = Login(user="root", unix_socket=str(tmp_path / "none.sock"), config_file=None, connect_timeout=1)
     return StartRequest(login=login, state_dir=str(state), recover=True, lock_timeout=0.1)
+
+
+def said(request: StartRequest) -> str:
+    return " ".join(start(request, check=True)["explanation"])
 
 
 def stopped(request: StartRequest) -> Ledger:
@@ -60,3 +65,19 @@ def test_a_run_that_is_refused_for_another_tells_the_state_of_the_server(recover
     ledger.save()
     with pytest.raises(RefusedError, match="it does not answer: down, or not at this address"):
         start(recovery)
+
+
+def test_check_mode_foretells_a_run_that_may_be_alive(recovery: StartRequest) -> None:
+    ledger = stopped(recovery)
+    work = Path(recovery.state_dir).parent / "db1" / "20260101T000000Z"
+    work.mkdir(parents=True)
+    with _ledger.locked(recovery.state_dir, "replica_archive"):
+        story = said(recovery)
+        assert "A step is at work: replica_archive, pid " in story
+        assert "would be waited for, 0.1 s at most" in story
+        assert "would be removed" not in story
+        assert "told to end" in said(replace(recovery, take_over=True))
+    assert f"taken for alive until {ledger.data['lease']['until']}" in said(recovery)
+    assert "would be removed" in said(replace(recovery, take_over=True))
+    ledger.save(lease=0.0)
+    assert "would be removed. The run would be finished." in said(recovery)
