@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 import typing as t
 from dataclasses import dataclass
@@ -119,6 +120,19 @@ def _start(request: StartRequest, check: bool) -> dict[str, t.Any]:
 def _work(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
     if request.close:
         return _close(ledger)
+    if not request.recover:
+        return _do(ledger, request)
+    try:
+        return _do(ledger, request)
+    except BaseException:
+        # Its notes keep others out for the time of a lease, and nobody works on after it. Not when it is closed already.
+        if os.path.lexists(ledger.path):
+            with contextlib.suppress(OSError):
+                ledger.save(lease=0.0)
+        raise
+
+
+def _do(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
     explanation = _story(ledger) if request.recover else []
     result = _bring_back(ledger, request)
     explanation += [f"Now: {action}." for action in result["actions"]]

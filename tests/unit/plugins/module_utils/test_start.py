@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _ledger
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _bringback, _ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._start import StartRequest, start
 
@@ -81,3 +81,18 @@ def test_check_mode_foretells_a_run_that_may_be_alive(recovery: StartRequest) ->
     assert "would be removed" in said(replace(recovery, take_over=True))
     ledger.save(lease=0.0)
     assert "would be removed. The run would be finished." in said(recovery)
+
+
+def test_a_recovery_that_fails_is_not_waited_for(recovery: StartRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(recovery).save(lease=0.0)
+
+    def fail(*_arguments: object) -> None:
+        raise ReplicaBackupError("The server does not come up")
+
+    monkeypatch.setattr(_bringback, "bring_back", fail)
+    with pytest.raises(ReplicaBackupError, match="does not come up"):
+        start(recovery)
+    left = _ledger.load(recovery.state_dir)
+    assert left is not None
+    assert left.step == "start"
+    assert left.lease_left == 0.0
