@@ -397,12 +397,19 @@ def open_new(state_dir: str, data: t.Mapping[str, t.Any]) -> Ledger:
 def unfinished(ledger: Ledger) -> RefusedError:
     """The refusal that an open ledger of another run earns."""
     holder = ledger.data
+    recover = recover_command(holder.get("host"))
+    if ledger.lease_left:
+        advice = (
+            "wait for it to end, then start this again; if its controller is dead: "
+            f"{recover} -e replica_backup_take_over=true"
+        )
+    else:
+        advice = recover
     return RefusedError(
         f"An earlier run on this server is not finished (ledger {ledger.path})",
         found=f"run {holder.get('run_id')} of backup {holder.get('backup_id')}, opened {holder.get('opened')}, "
         f"step {holder.get('step')}, taken for alive until {holder.get('lease', {}).get('until')}",
         expected="no open ledger",
-        next_command=f"{recover_command(holder.get('host'))} "
-        "(with -e replica_backup_take_over=true when you know that its controller is dead)",
+        next_command=advice,
         rule="lock",
     )

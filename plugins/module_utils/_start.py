@@ -125,7 +125,7 @@ def _work(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
     try:
         return _do(ledger, request)
     except BaseException:
-        # Its notes keep others out for the time of a lease, and nobody works on after it. Not when it is closed already.
+        # Its notes keep others out for the time of a lease, and nobody works on after it.
         if os.path.lexists(ledger.path):
             with contextlib.suppress(OSError):
                 ledger.save(lease=0.0)

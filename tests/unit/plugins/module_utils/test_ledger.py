@@ -177,3 +177,14 @@ def test_writing_durably_replaces_whole_files_and_clears_leftovers(state: str) -
 
 def test_utc() -> None:
     assert _ledger.utc(0) == "1970-01-01T00:00:00.000000Z"
+
+
+def test_a_living_run_is_to_be_waited_for_and_a_dead_one_recovered(state: str) -> None:
+    ledger = _ledger.open_new(state, RUN)
+    recover = "ansible-playbook mysql_ops.replica_backup.recover --limit db1"
+    alive = _ledger.unfinished(ledger).next_command
+    assert alive is not None
+    assert alive.startswith("wait for it to end, then start this again")
+    assert alive.endswith(f"{recover} -e replica_backup_take_over=true")
+    ledger.save(lease=0.0)
+    assert _ledger.unfinished(ledger).next_command == recover
