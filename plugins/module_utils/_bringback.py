@@ -293,7 +293,7 @@ def _wait_until_it_answers(
                 found=f"{(failure or manager.status()).splitlines()[0]}; the error log says: {said}",
                 expected=f"an answer within {limit:g} s at {login.where()}",
                 server_state="down" if process is None else f"starting (process {process.pid})",
-                next_command=f"read the error log, start the server by hand ({manager.kind} {manager.name}), "
+                next_command=f"read the error log, start the server by hand ({manager.start_command}), "
                 f"then {recover_command(ledger.data.get('host'))}",
             )
         time.sleep(_POLL)

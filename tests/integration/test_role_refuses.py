@@ -90,6 +90,7 @@ def test_unknown_host_group(fleet: Fleet, arguments: tuple[str, ...]) -> None:
     with untouched(fleet, files=True):
         run = backup(fleet, None, *arguments, hosts="no_such_group")
     assert run.status == 2
+    assert "Is this the right inventory (-i)?" in flat(run.output)
     assert 'replica_backup_hosts is "no_such_group", which names no host of this inventory' in flat(run.output)
     assert "Nothing has been touched" in run.output
 

@@ -25,6 +25,10 @@ class ServiceManager(t.Protocol):
     takes_options: bool
 
     @property
+    def start_command(self) -> str:
+        """What a person types to start the server."""
+
+    @property
     def keeps_options(self) -> bool:
         """Whether options of one start live on: mysqld_safe hands them to every server it starts after a crash."""
 

@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import re
+import shlex
 import time
 import typing as t
 from dataclasses import dataclass, field
@@ -90,6 +91,10 @@ class Systemd(Recorded):
     warnings: tuple[str, ...] = ()
     kind: str = "systemd"
     _left_out: str | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def start_command(self) -> str:
+        return f"systemctl start {shlex.quote(self.name)}"
 
     @property
     def keeps_options(self) -> bool:

@@ -46,6 +46,10 @@ class SysVinit(by_hand.ByHand):
     _ended_at: float | None = field(default=None, compare=False, repr=False)
 
     @property
+    def start_command(self) -> str:
+        return f"{self.name} start"
+
+    @property
     def stops_by_sql(self) -> bool:
         return not self.safe_stop
 

@@ -34,6 +34,10 @@ class Unmanaged(by_hand.ByHand):
     _ended_at: float | None = field(default=None, compare=False, repr=False)
 
     @property
+    def start_command(self) -> str:
+        return shlex.join(self.launch.argv)
+
+    @property
     def keeps_options(self) -> bool:
         # The one that a start of ours brings up is nobody's guardian yet.
         return super().keeps_options or self.kind == "mysqld_safe"

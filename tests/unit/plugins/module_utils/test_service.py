@@ -736,6 +736,7 @@ def test_mysqld_safe_is_repeated_and_waited_for(real: RealServer, tmp_path: Path
     manager = _detect(real, tmp_path)
     assert manager.kind == "mysqld_safe"
     assert manager.name.startswith(f"/bin/sh {script} ")
+    assert manager.start_command == manager.name
     assert manager.request_stop() is False and manager.keeps_options
 
     os.kill(process.pid, signal.SIGKILL)
@@ -980,7 +981,8 @@ def test_an_init_script_that_does_not_fit_is_left_alone(
 ) -> None:
     good = script_file.read_text()
     real.start(command=["/bin/sh", str(_guardian(real))])
-    assert _detect(real, tmp_path, "sysvinit", name="mysql").name == str(script_file)
+    named = _detect(real, tmp_path, "sysvinit", name="mysql")
+    assert (named.name, named.start_command) == (str(script_file), f"{script_file} start")
     script_file.write_text(good.replace(f"datadir={real.datadir}", "datadir=/elsewhere"))
     assert _detect(real, tmp_path).kind == "mysqld_safe", "another data directory"
     script_file.write_text(good.replace("status)", "never)") + "exit 3\n")
