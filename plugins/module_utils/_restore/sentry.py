@@ -42,6 +42,8 @@ _READY_SECONDS = 30.0
 _LOOK_EVERY = 1.0
 # A shutdown that was under way when the restore died is waited for, beyond what the restore itself would have waited.
 _SPARE_SECONDS = 300.0
+# A journal that cannot be read may be readable again: for so long it is looked at.
+_UNREADABLE_SECONDS = 3600.0
 _ATTEMPTS = 5
 _PAUSE = 30.0
 # A server that gives up does so in its first seconds.
@@ -181,26 +183,30 @@ def main(arguments: t.Sequence[str]) -> int:
     """Entry of ``restore.sentry.pyz``: the state directory, and the restore it stands by. 1: the server stays down."""
     state_dir, restore_id = arguments
     _tell(state_dir, restore_id, _STANDING_BY)
-    deadline: float | None = None
+    since: float | None = None
+    seconds = 0.0
     while os.path.isdir(state_dir):
         time.sleep(_LOOK_EVERY)
         # Held by the restore as long as it lives; or by the next one, which sees to the server itself.
         with contextlib.suppress(ReplicaBackupError, OSError), _ledger.locked(state_dir, "restore sentry", timeout=0.0):
-            deadline = deadline or time.monotonic() + _journal_seconds(state_dir)
+            since = since or time.monotonic()
+            seconds = _journal_seconds(state_dir)
             done = _look(state_dir, restore_id)
             if done is not None:
                 return done
-        if deadline is not None and time.monotonic() > deadline:
+        if since is not None and time.monotonic() > since + seconds:
             break
     _forget(state_dir)
     return 0
 
 
 def _journal_seconds(state_dir: str) -> float:
-    with contextlib.suppress(ReplicaBackupError):
+    try:
         journal = journals.load(state_dir)
-        if journal is not None and _STOPPING in journal.work:
-            return float(journal.work[_STOPPING]["seconds"])
+    except (ReplicaBackupError, OSError):
+        return _UNREADABLE_SECONDS
+    if journal is not None and _STOPPING in journal.work:
+        return float(journal.work[_STOPPING]["seconds"])
     return 0.0
 
 
@@ -208,8 +214,9 @@ def _look(state_dir: str, restore_id: str) -> int | None:
     """With the lock in hand, so the restore is over or dead. None: look again."""
     try:
         journal = journals.load(state_dir)
-    except ReplicaBackupError:
-        journal = None
+    except (ReplicaBackupError, OSError):
+        # That is not "no journal": the server may be down.
+        return None
     if journal is None or journal.restore_id != restore_id or journal.phase != "staged":
         _forget(state_dir)
         return 0

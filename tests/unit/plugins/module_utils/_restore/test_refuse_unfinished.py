@@ -14,7 +14,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _s
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import journal
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import journal, sentry
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.journal import PHASES, Journal
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._start import StartRequest
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._stop import StopRequest
@@ -96,3 +96,13 @@ def test_a_finished_one_is_not(state: Path) -> None:
     assert journal.load(str(state)) is None
     assert (state / "restore.last.json").exists()
     assert calls(state)["start in check mode"]()["changed"] is False
+
+
+def test_a_record_that_cannot_be_read_is_not_the_end_of_a_restore(tmp_path: Path) -> None:
+    """Whoever stands by looks again; only without any record is there nothing to start."""
+    record = Path(journal.journal_path(str(tmp_path)))
+    record.write_text("{")
+    assert sentry._look(str(tmp_path), "r1") is None
+    assert sentry._journal_seconds(str(tmp_path)) > 0
+    record.unlink()
+    assert sentry._look(str(tmp_path), "r1") == 0
