@@ -44,6 +44,8 @@ def test_a_whole_archive_is_proven_and_published(site: Site, form: str, compress
     assert not offered(site)
     settled = settle(site)
     assert settled.kept == leftover.KeptSet(str(site.spool), HOST, site.paths.backup_id)
+    # Whoever reads this may have had it brought in the same breath.
+    assert settled.words[1].startswith("It stays on this host until it is brought away: ")
     assert f"recover --limit {HOST} brings it to the controller" in settled.words[1]
     verify(site.paths.directory)
     assert '"downtime_seconds": 7.5' in Path(site.paths.manifest).read_text(encoding="utf-8")
