@@ -114,7 +114,9 @@ def settle(ledger: Ledger) -> Settled:
         remove_tree(directory)
         return Settled((f"The archive {directory} did not pass its proof and was removed: {problem}",))
     note(ledger.state_dir, kept)
-    return Settled((f"The set {directory} {done}.", f"It stays on this host until it is brought away: {kept.next_command}."), kept)
+    return Settled(
+        (f"The set {directory} {done}.", f"It stays on this host until it is brought away: {kept.next_command}."), kept
+    )
 
 
 def _storage(problem: Exception, directory: str, host: str) -> ReplicaBackupError:
