@@ -425,11 +425,12 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     ledger.begin("shutdown")
     _make_shutdown_clean(session, observed.variables, ledger)
     held = plan.manager.hold()
-    _refuse_without_a_net(request, plan, ledger)
     ledger.data["service"] = plan.manager.to_dict()
     variables = session.variables()
     error_log = _error_log.path_of(variables)
     mark = _error_log.mark_end(error_log) if error_log else None
+    # What is held is in the ledger by now, and so is released again.
+    _refuse_without_a_net(request, plan, ledger)
     ledger.data["stop_requested"] = True
     ledger.data["window"] = {"stop_requested_mono": time.monotonic(), "held": held}
     ledger.save()
