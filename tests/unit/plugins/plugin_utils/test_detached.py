@@ -117,4 +117,4 @@ def test_tidying_up_neither_fails_nor_hangs_a_task(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(_detached, "_LOOK_SECONDS", 0.2)
     for cleanup in (fail, signal.pause):
         answer = {"finished": 1, "changed": True}
-        assert Job(answer, t.cast("t.Callable[[], None]", cleanup))._wait("j1.2", 1e12) == answer
+        assert Job(answer, cleanup)._wait("j1.2", 1e12) == answer
