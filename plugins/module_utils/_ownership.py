@@ -8,10 +8,12 @@ Where two of them share one by mistake, the one must never start, stop or set th
 
 from __future__ import annotations
 
+import contextlib
 import os
+import typing as t
 from dataclasses import replace
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _connection
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _connection, _ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
     RefusedError,
@@ -81,3 +83,30 @@ def _datadir_behind(login: Login) -> str | None:
             return str(session.scalar("SELECT @@GLOBAL.datadir"))
     except ReplicaBackupError:
         return None
+
+
+@contextlib.contextmanager
+def telling_state(login: Login, state_dir: str) -> t.Iterator[None]:
+    """A refusal for another run's sake (rule "lock") says how the server is: that run may have stopped it."""
+    try:
+        yield
+    except RefusedError as refusal:
+        if refusal.facts.get("rule") == "lock":
+            _tell_state(refusal, login, state_dir)
+        raise
+
+
+def _tell_state(refusal: RefusedError, login: Login, state_dir: str) -> None:
+    # The refusal is what counts, whatever login options and ledger look like.
+    with contextlib.suppress(ReplicaBackupError, OSError):
+        answers = _connection.server_answers(login)
+        refusal.facts["server_answers"] = answers
+        if refusal.server_state is not None:
+            return
+        ledger = _ledger.load(state_dir)
+        if answers:
+            refusal.server_state = "running"
+        elif ledger is not None and ledger.data.get("stop_requested"):
+            refusal.server_state = "down: another run has stopped it"
+        else:
+            refusal.server_state = "it does not answer: down, or not at this address"

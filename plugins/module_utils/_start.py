@@ -58,29 +58,8 @@ class StartRequest:
 
 def start(request: StartRequest, *, check: bool = False) -> dict[str, t.Any]:
     """Do what the request says, or in check mode say what would be done. Returns the module's result."""
-    try:
+    with _ownership.telling_state(request.login, request.state_dir):
         return _start(request, check)
-    except RefusedError as refusal:
-        if refusal.facts.get("rule") == "lock":
-            _tell_state(refusal, request)
-        raise
-
-
-def _tell_state(refusal: RefusedError, request: StartRequest) -> None:
-    """Of a run that is refused for another's sake: that one may have stopped the server."""
-    # The refusal is what counts, whatever login options and ledger look like.
-    with contextlib.suppress(ReplicaBackupError, OSError):
-        answers = _connection.server_answers(request.login)
-        refusal.facts["server_answers"] = answers
-        if refusal.server_state is not None:
-            return
-        ledger = _ledger.load(request.state_dir)
-        if answers:
-            refusal.server_state = "running"
-        elif ledger is not None and ledger.data.get("stop_requested"):
-            refusal.server_state = "down: another run has stopped it"
-        else:
-            refusal.server_state = "it does not answer: down, or not at this address"
 
 
 def _start(request: StartRequest, check: bool) -> dict[str, t.Any]:

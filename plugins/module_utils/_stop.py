@@ -288,6 +288,11 @@ def _missing_tools(request: StopRequest) -> tuple[str, ...]:
 
 def stop(request: StopRequest, *, check: bool = False) -> dict[str, t.Any]:
     """Stop the server, or in check mode say what would be done. Returns the module's result."""
+    with _ownership.telling_state(request.login, request.state_dir):
+        return _stop(request, check)
+
+
+def _stop(request: StopRequest, check: bool) -> dict[str, t.Any]:
     journal.refuse_unfinished(request.state_dir)
     if check:
         _ledger.check_state_dir(request.state_dir)

@@ -23,6 +23,7 @@ import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _deadman,
+    _discovery,
     _handover,
     _ledger,
     _server,
@@ -361,14 +362,14 @@ def test_a_module_that_is_killed_while_the_threads_stand_still(case: Case) -> No
 
 def late_discovery(monkeypatch: pytest.MonkeyPatch, act: t.Callable[[], object]) -> None:
     """Lets something happen in the step before the shutdown, when replication stands still."""
-    real = _stop._discovery.discover
+    real = _discovery.discover
 
     def discover(*arguments: t.Any, **names: t.Any) -> t.Any:
         if _deadman.armed(str(arguments[1].paths.root).replace("/spool", "/state")) is not None:
             act()
         return real(*arguments, **names)
 
-    monkeypatch.setattr(_stop._discovery, "discover", discover)
+    monkeypatch.setattr(_discovery, "discover", discover)
 
 
 def test_a_dead_man_that_is_spent_before_the_shutdown(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
