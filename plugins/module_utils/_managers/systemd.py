@@ -55,11 +55,13 @@ def _show(unit: str, *properties: str) -> dict[str, str]:
     return {key: value for key, _equals, value in pairs}
 
 
-def _journal_of(invocation: str) -> str:
+def _journal_of_last_start(unit: str) -> str:
     """What the processes of that start said to the journal, in short: the error log of many servers is there."""
-    command = ["journalctl", "--no-pager", "--output=cat", "--lines=200", f"_SYSTEMD_INVOCATION_ID={invocation}"]
+    command = ["journalctl", "--no-pager", "--output=cat", "--lines=200"]
     try:
-        text = commands.must(command).encode("utf-8", "replace").decode() if invocation else ""
+        invocation = _show(unit, "InvocationID").get("InvocationID")
+        match = f"_SYSTEMD_INVOCATION_ID={invocation}"
+        text = commands.must([*command, match]).encode("utf-8", "replace").decode() if invocation else ""
     except ReplicaBackupError:
         # Without a journal, or without the right to read it.
         return ""
@@ -227,11 +229,11 @@ class Systemd(Recorded):
         return None
 
     def failure(self) -> str | None:
-        state = _show(self.name, "ActiveState", "SubState", "Result", "InvocationID")
+        state = _show(self.name, "ActiveState", "SubState", "Result")
         if state.get("ActiveState") != "failed":
             return None
         words = f"{self.name} failed ({state.get('Result')}); see: journalctl -u {self.name}"
-        return words + _journal_of(state.get("InvocationID", ""))
+        return words + _journal_of_last_start(self.name)
 
     def after_start(self) -> list[str]:
         done = [f"removed the run-time settings of {self.name}"] if self._remove_drop_in() else []

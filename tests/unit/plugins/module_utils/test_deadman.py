@@ -372,6 +372,7 @@ def late_discovery(monkeypatch: pytest.MonkeyPatch, act: t.Callable[[], object])
     monkeypatch.setattr(_discovery, "discover", discover)
 
 
+@pytest.mark.parametrize("topology", ["mariadb"], indirect=True)
 def test_a_dead_man_that_is_spent_before_the_shutdown(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody would stand behind the stop, so there is none."""
     pids = case.window.server.pids()
@@ -385,6 +386,7 @@ def test_a_dead_man_that_is_spent_before_the_shutdown(case: Case, monkeypatch: p
     case.settle("dead-man spent before the shutdown")
 
 
+@pytest.mark.parametrize("topology", ["mariadb"], indirect=True)
 def test_a_budget_that_is_used_up_before_the_shutdown(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     pids = case.window.server.pids()
     with monkeypatch.context() as patch:
@@ -396,6 +398,7 @@ def test_a_budget_that_is_used_up_before_the_shutdown(case: Case, monkeypatch: p
     case.settle("downtime budget used up before the shutdown")
 
 
+@pytest.mark.parametrize("topology", ["mariadb"], indirect=True)
 def test_a_dead_man_tries_until_the_cause_is_mended(case: Case) -> None:
     server = case.window.server
     case.window.stop()

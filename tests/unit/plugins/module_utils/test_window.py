@@ -52,6 +52,10 @@ BACKUP_ID = "20260101T000000Z"
 FLAVORS: dict[str, t.Callable[[], Flavor]] = {"mariadb": MariaDB, "mysql56": MySQL56}
 
 
+# For what does not depend on the server: ledger, lock, state directory, dead-man.
+one_family = pytest.mark.parametrize("topology", ["mariadb"], indirect=True)
+
+
 @pytest.fixture(scope="module", params=FLAVORS)
 def topology(request: pytest.FixtureRequest) -> Iterator[Topology]:
     flavor = FLAVORS[request.param]()
@@ -333,7 +337,7 @@ def test_open_temporary_tables_are_waited_for(place: Place) -> None:
     _start.start(place.start_request(close=True))
 
 
-@pytest.mark.parametrize("topology", ["mariadb"], indirect=True)
+@one_family
 def test_the_documented_account_is_enough_and_its_password_stays_secret(place: Place, topology: Topology) -> None:
     """The GRANT of the README for MariaDB, word by word."""
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
@@ -382,6 +386,7 @@ def test_the_server_comes_back_when_the_capture_fails(place: Place) -> None:
     _start.start(place.start_request(recover=True))
 
 
+@one_family
 def test_a_start_that_fails_does_not_spoil_the_capture(place: Place) -> None:
     _stop.stop(place.stop_request())
     request = job.Request(paths=place.paths, state_dir=place.state)
@@ -405,6 +410,7 @@ def test_a_start_that_fails_does_not_spoil_the_capture(place: Place) -> None:
     _start.start(place.start_request(close=True))
 
 
+@one_family
 @pytest.mark.parametrize("damage", ["truncated", "removed"])
 def test_a_ledger_that_is_damaged_does_not_spoil_the_capture_either(place: Place, damage: str) -> None:
     """The capture stands, the start says why it cannot be made, and the dead-man is left to make it."""
@@ -432,6 +438,7 @@ def test_a_ledger_that_is_damaged_does_not_spoil_the_capture_either(place: Place
     verify(place.paths.directory)
 
 
+@one_family
 def test_a_polite_signal_does_not_interrupt_the_start(place: Place) -> None:
     _stop.stop(place.stop_request())
     shooter = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGTERM))
@@ -470,6 +477,7 @@ def test_a_server_that_is_killed_while_stopping_is_no_backup_and_comes_back(
     assert _ledger.load(place.state) is None
 
 
+@one_family
 def test_a_slow_shutdown_is_waited_for_beyond_the_limit_before_the_start(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -515,6 +523,7 @@ def test_a_run_that_died_is_explained_and_finished(place: Place) -> None:
     assert _ledger.load(place.state) is None
 
 
+@one_family
 def test_recovery_waits_without_the_lock_so_that_a_living_run_goes_on(place: Place) -> None:
     """The gap between two modules: only the lease says that the run is alive."""
     _stop.stop(place.stop_request())
@@ -541,6 +550,7 @@ def test_recovery_waits_without_the_lock_so_that_a_living_run_goes_on(place: Pla
     assert Path(place.paths.manifest).exists()
 
 
+@one_family
 def test_only_the_own_run_is_recovered_if_asked_for(place: Place) -> None:
     _stop.stop(place.stop_request())
     result = _start.start(place.start_request(run_id="run-2", recover=True, only_own=True))
@@ -549,6 +559,7 @@ def test_only_the_own_run_is_recovered_if_asked_for(place: Place) -> None:
     assert _start.start(place.start_request(recover=True, only_own=True))["server_restored"]
 
 
+@one_family
 def test_a_run_whose_server_is_down_cannot_be_closed(place: Place) -> None:
     _stop.stop(place.stop_request())
     with pytest.raises(RefusedError, match="its server is not back"):
@@ -579,6 +590,7 @@ def fill(directory: Path) -> None:
             filler.write(b"x" * 4096)
 
 
+@one_family
 def test_a_full_state_directory_does_not_keep_the_server_down(place: Place, small_state: Path) -> None:
     _stop.stop(place.stop_request())
     fill(small_state)
@@ -590,6 +602,7 @@ def test_a_full_state_directory_does_not_keep_the_server_down(place: Place, smal
     _start.start(place.start_request(recover=True))
 
 
+@one_family
 def test_a_full_state_directory_does_not_stop_the_dead_man(place: Place, small_state: Path) -> None:
     _stop.stop(place.stop_request())
     fill(small_state)
@@ -602,6 +615,7 @@ def test_a_full_state_directory_does_not_stop_the_dead_man(place: Place, small_s
     _start.start(place.start_request(recover=True))
 
 
+@one_family
 def test_a_full_state_directory_stops_the_stop(place: Place, small_state: Path) -> None:
     _ledger.prepare_state_dir(place.state)
     (small_state / "lock").write_text("", encoding="utf-8")
@@ -615,6 +629,7 @@ def test_a_full_state_directory_stops_the_stop(place: Place, small_state: Path) 
     _start.start(place.start_request(recover=True))
 
 
+@one_family
 @pytest.mark.parametrize("damage", ["truncated", "removed"])
 def test_a_damaged_ledger_does_not_disarm_the_dead_man(place: Place, damage: str) -> None:
     _stop.stop(place.stop_request())
@@ -630,6 +645,7 @@ def test_a_damaged_ledger_does_not_disarm_the_dead_man(place: Place, damage: str
     _start.start(place.start_request(recover=True))
 
 
+@one_family
 def test_a_state_directory_that_is_gone_does_not_disarm_the_waiting_dead_man(place: Place) -> None:
     _stop.stop(place.stop_request(downtime_budget=4))
     os.rename(place.state, f"{place.state}.gone")
@@ -648,6 +664,7 @@ def test_a_level_that_the_compressor_does_not_have_is_refused_before_the_stop(pl
         _stop.stop(place.stop_request(compression_level=99), check=True)
 
 
+@one_family
 def test_a_person_takes_over_at_once_and_a_complete_set_is_kept(place: Place) -> None:
     _stop.stop(place.stop_request())
     job.present(job.Request(paths=place.paths, state_dir=place.state))
@@ -686,6 +703,7 @@ def test_the_dead_man_puts_stopped_threads_back_as_they_were(place: Place) -> No
     place.replica.query("START SLAVE")
 
 
+@one_family
 def test_the_dead_man_tries_again_and_records_its_failure(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     _stop.stop(place.stop_request())
     real = _bringback.bring_back
@@ -703,6 +721,7 @@ def test_the_dead_man_tries_again_and_records_its_failure(place: Place, monkeypa
     _start.start(place.start_request(close=True))
 
 
+@one_family
 def test_a_dead_man_without_a_run_does_nothing(place: Place) -> None:
     _ledger.prepare_state_dir(place.state)
     assert _deadman.fire(place.state) == 0
@@ -713,6 +732,7 @@ def test_a_dead_man_without_a_run_does_nothing(place: Place) -> None:
     assert _deadman.fired(place.state) == {"outcome": "its record is not readable"}
 
 
+@one_family
 def test_a_dead_man_that_cannot_run_stops_the_stop(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         _deadman, "write_payload", lambda path, _entry: Path(path).write_text("import sys; sys.exit(7)")
@@ -740,6 +760,7 @@ def test_a_server_that_does_not_start_is_reported_and_tried_again(place: Place) 
     _start.start(place.start_request(close=True))
 
 
+@one_family
 def test_a_login_that_no_longer_works_does_not_keep_the_server_down(place: Place) -> None:
     _stop.stop(place.stop_request())
     login = dataclasses.replace(place.login, user="nobody")
@@ -803,6 +824,7 @@ def test_a_server_that_somebody_else_started_is_left_running(place: Place) -> No
     _start.start(place.start_request(close=True))
 
 
+@one_family
 def test_a_server_that_was_never_asked_to_stop_counts_as_running(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_bringback, "_STILL_ANSWERS_SECONDS", 0.5)
     with contextlib.closing(_connection.connect(place.login)) as session:
