@@ -313,7 +313,7 @@ class _Look:
         quiet = 0
         while True:
             at_home = self._directory() == self._home
-            if at_home and self._called_off():
+            if at_home and _called_off(self._state_dir, self._record):
                 return None
             left = float(self._record["deadline_mono"]) - time.monotonic()
             if left <= 0:
@@ -331,17 +331,6 @@ class _Look:
         except OSError:
             return None
         return status.st_dev, status.st_ino
-
-    def _called_off(self) -> bool:
-        """Called off, or armed anew. A record that cannot be read is neither."""
-        try:
-            with open(os.path.join(self._state_dir, _ARMED), encoding="utf-8") as handle:
-                now = json.load(handle)
-        except FileNotFoundError:
-            return True
-        except (OSError, ValueError):
-            return False
-        return isinstance(now, dict) and now.get("token", self._record["token"]) != self._record["token"]
 
     def _nobody_at_work(self) -> bool:
         if _ledger.at_work(self._state_dir):
@@ -437,7 +426,7 @@ def fire(
             break
         if attempt < attempts:
             time.sleep(min(pause * 2.0 ** min(attempt - 1, 10), max(pause, _LONGEST_PAUSE)))
-            if os.path.isdir(state_dir) and _superseded(state_dir, record):
+            if os.path.isdir(state_dir) and _called_off(state_dir, record):
                 # Recover, or the next run, has done it meanwhile.
                 return 0
     with contextlib.suppress(OSError):
@@ -449,15 +438,16 @@ def fire(
     return 0
 
 
-def _superseded(state_dir: str, record: t.Mapping[str, t.Any]) -> bool:
-    """Whether this dead-man was called off, or another one armed, since it fired."""
+def _called_off(state_dir: str, record: t.Mapping[str, t.Any]) -> bool:
+    """Called off, or another one armed since. A record that cannot be read is neither."""
     try:
         with open(os.path.join(state_dir, _ARMED), encoding="utf-8") as handle:
-            return bool(json.load(handle).get("token") != record.get("token"))
+            now = json.load(handle)
     except FileNotFoundError:
         return True
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         return False
+    return isinstance(now, dict) and now.get("token", record["token"]) != record["token"]
 
 
 def _ledger_or_copy(state_dir: str, record: t.Mapping[str, t.Any]) -> Ledger:

@@ -94,12 +94,7 @@ class StopRequest:
     @property
     def way(self) -> Way:
         """What decides how long the capture takes."""
-        return Way(
-            format=self.format,
-            compression=self.compression,
-            level=self.compression_level,
-            threads=self.compression_threads,
-        )
+        return self.archive.way
 
     @property
     def archive(self) -> ArchiveRequest:
