@@ -1,0 +1,337 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A clone of the files of a stopped server: taken in the window, archived when the server serves again.
+
+Its *list* has a line of JSON for each name: the entry, what ``stat`` said of the original, and where the data are. They
+are either numbered files in a *store*, a directory on each file system that has files of the server: names and
+attributes of the originals stand in the list. Or they lie below the root of a snapshot of the whole file system.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import typing as t
+from dataclasses import astuple, dataclass
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import (
+    HashedFile,
+    make_private_directory,
+    storage_error,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import FILE, SYMLINK, to_bytes
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.source import (
+    Seen,
+    Source,
+    changed,
+    find_extents,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._filelist import Entry
+
+# ioctl_ficlone(2).
+_FICLONE = 0x40049409
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_CANNOT = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS})
+_CHUNK = 64 * 1024 * 1024
+
+
+class CannotClone(Exception):
+    """The file system does not share blocks between files."""
+
+
+def reflink(source: int, target: int, size: int) -> None:
+    """Let the open file ``target`` share all blocks of ``source``; nothing is copied. Raises CannotClone, OSError."""
+    if size == 0:
+        return
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError as problem:
+        if problem.errno in _CANNOT:
+            raise CannotClone(problem.strerror) from problem
+        raise
+
+
+def copy(source: int, target: int, size: int) -> None:
+    """Copy the data of an open file within the kernel, holes left out. Raises OSError."""
+    extents = find_extents(source, size) if os.fstat(source).st_blocks * 512 < size else None
+    ranges: t.Iterable[tuple[int, int]] = ((0, size),) if extents is None else extents
+    for offset, length in ranges:
+        copy_range(source, target, offset, offset + length)
+    os.ftruncate(target, size)
+
+
+def copy_range(source: int, target: int, position: int, end: int) -> None:
+    """Copy the bytes from ``position`` to ``end`` to the same place. Raises OSError, EIO when the source ends early."""
+    by_kernel = hasattr(os, "copy_file_range")
+    while position < end:
+        count = min(end - position, _CHUNK)
+        done = 0
+        if by_kernel:
+            try:
+                done = os.copy_file_range(source, target, count, position, position)
+            except OSError as problem:
+                if problem.errno not in _CANNOT:
+                    raise
+                by_kernel = False
+        if not by_kernel:
+            os.lseek(target, position, os.SEEK_SET)
+            done = os.sendfile(target, source, position, count)
+        if done == 0:
+            raise OSError(errno.EIO, "the file ends early")
+        position += done
+
+
+Duplicate = t.Callable[[int, int, int], None]
+
+
+@dataclass(frozen=True)
+class Cloned:
+    """A name in a clone, with the fields of the list's ``Entry``.
+
+    The data of a file are ``inner`` below the directory ``store``; both are empty for a directory and a link. A further
+    name of an inode has the data of the first.
+    """
+
+    entry: Entry
+    seen: Seen
+    store: str = ""
+    inner: str = ""
+
+    @property
+    def place(self) -> str:
+        return self.entry.place
+
+    @property
+    def path(self) -> str:
+        return self.entry.path
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    @property
+    def type(self) -> str:
+        return self.entry.type
+
+    @property
+    def size(self) -> int:
+        return self.entry.size
+
+    @property
+    def mtime_ns(self) -> int:
+        return self.entry.mtime_ns
+
+    @property
+    def owner(self) -> str:
+        return self.entry.owner
+
+    @property
+    def group(self) -> str:
+        return self.entry.group
+
+    @property
+    def role(self) -> str | None:
+        return self.entry.role
+
+    def to_line(self) -> bytes:
+        entry = {key: item for key, item in vars(self.entry).items() if item is not None}
+        return _encode([entry, astuple(self.seen), self.store, self.inner]).encode("ascii") + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Cloned:
+        entry, seen, store, inner = json.loads(line)
+        return cls(Entry(**entry), Seen(*seen), store, inner)
+
+
+# One for all lines: json.dumps() with options makes a new one at every call.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class Means(t.Protocol):
+    """How the files of one file system are cloned."""
+
+    opens: bool
+
+    def keep(self, path: str, descriptor: int, seen: Seen) -> tuple[str, str]:
+        """Clone the file; (store, inner path) of its data. ``descriptor`` is -1 unless ``opens``."""
+
+
+class Numbered:
+    """Clones as numbered files in one directory, which is made when the first comes."""
+
+    opens = True
+
+    def __init__(self, store: str, duplicate: Duplicate) -> None:
+        self.store = store
+        self._duplicate = duplicate
+        self._directory = -1
+        self._count = 0
+
+    def keep(self, path: str, descriptor: int, seen: Seen) -> tuple[str, str]:
+        self._count += 1
+        name = f"{self._count:09d}"
+        try:
+            if self._directory < 0:
+                make_private_directory(self.store)
+                self._directory = os.open(to_bytes(self.store), _OPEN_DIRECTORY)
+            target = os.open(name, _CREATE, 0o600, dir_fd=self._directory)
+            try:
+                self._duplicate(descriptor, target, seen.size)
+            finally:
+                os.close(target)
+        except OSError as problem:
+            raise storage_error(problem, os.path.join(self.store, name), 0) from problem
+        return self.store, name
+
+    def close(self) -> None:
+        if self._directory >= 0:
+            descriptor, self._directory = self._directory, -1
+            os.close(descriptor)
+
+
+class Seeing(t.Protocol):
+    """What knows where a file lies in a snapshot of its file system."""
+
+    def translate(self, path: str) -> tuple[str, str]: ...
+
+
+class Within:
+    """Clones that a snapshot of the whole file system holds; it is taken when all names stand in the list."""
+
+    opens = False
+
+    def __init__(self, snapshot: Seeing) -> None:
+        self._snapshot = snapshot
+
+    def keep(self, path: str, descriptor: int, seen: Seen) -> tuple[str, str]:
+        return self._snapshot.translate(path)
+
+
+def take(
+    entries: t.Iterable[Entry],
+    source: Source,
+    means: t.Callable[[int], Means],
+    listing: HashedFile,
+    tick: t.Callable[[], None],
+) -> int:
+    """Clone every file of the list, by the means for its device; returns how many names it has.
+
+    ``listing`` is written, not yet published. Raises :class:`CannotClone`, and :class:`ReplicaBackupError` naming the
+    file that vanished, is not as listed or for which there is no room. What was made by then is the caller's to remove.
+    """
+    count = 0
+    first: dict[tuple[int, int], tuple[str, str]] = {}
+    for entry in entries:
+        tick()
+        if entry.type == FILE:
+            made = _take_file(entry, source, means, first)
+        else:
+            seen = source.stat(entry)
+            if entry.type == SYMLINK:
+                source.read_link(entry)
+            made = Cloned(entry, seen)
+        listing.write_line(made.to_line())
+        count += 1
+    return count
+
+
+def _take_file(
+    entry: Entry, source: Source, means: t.Callable[[int], Means], first: dict[tuple[int, int], tuple[str, str]]
+) -> Cloned:
+    descriptor, seen = source.open(entry)
+    try:
+        known = first.get((seen.device, seen.inode)) if seen.links > 1 else None
+        if known is None:
+            path = source.absolute(entry)
+            known = means(seen.device).keep(path, descriptor, seen)
+            seen.compare(path, Seen.of(os.fstat(descriptor)))
+            if seen.links > 1:
+                first[seen.device, seen.inode] = known
+        return Cloned(entry, seen, *known)
+    finally:
+        os.close(descriptor)
+
+
+def compare_originals(listing: str, source: Source, tick: t.Callable[[], None]) -> None:
+    """Look at all originals once more, and raise for the first that is not as it was when it was cloned.
+
+    A name that appeared meanwhile has moved the time of its directory.
+    """
+    for cloned in read(listing):
+        tick()
+        cloned.seen.compare(
+            source.absolute(cloned), source.stat(cloned), times_of_directories=not source.is_shared(cloned.place)
+        )
+
+
+def read(path: str) -> t.Iterator[Cloned]:
+    """The names of a clone, one at a time, in the order of the list that it was taken by."""
+    with open(to_bytes(path), "rb") as stream:
+        for line in stream:
+            yield Cloned.from_line(line)
+
+
+class CloneSource:
+    """Reads a clone as ``Source`` reads the originals, for the same walk; the entries are those that ``read`` gives."""
+
+    def __init__(self, places: t.Mapping[str, str]) -> None:
+        self._places = places
+        self._open: dict[str, int] = {}
+
+    def __enter__(self) -> CloneSource:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+    def absolute(self, entry: t.Any) -> str:
+        """Path of the original, for messages."""
+        root = self._places.get(entry.place, entry.place)
+        return root if entry.path in ("", ".") else os.path.join(root, entry.path)
+
+    def open(self, entry: t.Any) -> tuple[int, Seen]:
+        """Descriptor of the clone, and what the original was."""
+        cloned = t.cast(Cloned, entry)
+        try:
+            descriptor = self._descriptor(cloned)
+        except OSError as problem:
+            raise ReplicaBackupError(
+                f"The clone of {self.absolute(cloned)} cannot be read: {problem.strerror}",
+                found=f"{cloned.store}/{cloned.inner}: {problem.strerror}",
+                expected="the clone that was made while the server was down",
+            ) from problem
+        size = os.fstat(descriptor).st_size
+        if size != cloned.seen.size:
+            os.close(descriptor)
+            raise changed(f"the clone of {self.absolute(cloned)}", "size", cloned.seen.size, size)
+        return descriptor, cloned.seen
+
+    def _descriptor(self, cloned: Cloned) -> int:
+        directory = self._open.get(cloned.store)
+        if directory is None:
+            directory = self._open[cloned.store] = os.open(to_bytes(cloned.store), _OPEN_DIRECTORY)
+        *parents, name = to_bytes(cloned.inner).split(b"/")
+        opened: list[int] = []
+        try:
+            # One by one: below a snapshot a directory must not have become a link that leads elsewhere.
+            for parent in parents:
+                directory = os.open(parent, _OPEN_DIRECTORY, dir_fd=directory)
+                opened.append(directory)
+            return os.open(name, _OPEN_FILE, dir_fd=directory)
+        finally:
+            for descriptor in opened:
+                os.close(descriptor)
+
+    def stat(self, entry: t.Any) -> Seen:
+        return t.cast(Cloned, entry).seen
+
+    def read_link(self, entry: t.Any) -> bytes:
+        return to_bytes(t.cast(Cloned, entry).entry.target or "")
