@@ -35,7 +35,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _service,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import compress, sample
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.job import Request as ArchiveRequest
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import Request as ArchiveRequest
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._bringback import BringBackLimits
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Prediction, Way
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login, QueryError, Session

@@ -15,8 +15,9 @@ import typing as t
 from dataclasses import asdict, dataclass
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _ledger
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import remove_tree
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.publish import publish_locked
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import Request
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
     RefusedError,
     ReplicaBackupError,
@@ -106,7 +107,7 @@ def settle(ledger: Ledger) -> Settled:
             remove_tree(kept.paths.work)
             done = "is complete and was kept"
         else:
-            job.publish_locked(job.Request(paths=kept.paths, state_dir=ledger.state_dir))
+            publish_locked(Request(paths=kept.paths, state_dir=ledger.state_dir))
             done = "had been captured whole; it was read back, proven and published, and is a complete backup"
     except (ReplicaBackupError, OSError) as problem:
         if isinstance(problem, OSError) or "errno" in problem.facts or isinstance(problem, RefusedError):

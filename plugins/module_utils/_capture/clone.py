@@ -156,16 +156,12 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 class Means(t.Protocol):
     """How the files of one file system are cloned."""
 
-    opens: bool
-
     def keep(self, path: str, descriptor: int, seen: Seen) -> tuple[str, str]:
-        """Clone the file; (store, inner path) of its data. ``descriptor`` is -1 unless ``opens``."""
+        """Clone the open file; (store, inner path) of its data."""
 
 
 class Numbered:
     """Clones as numbered files in one directory, which is made when the first comes."""
-
-    opens = True
 
     def __init__(self, store: str, duplicate: Duplicate) -> None:
         self.store = store
@@ -203,8 +199,6 @@ class Seeing(t.Protocol):
 
 class Within:
     """Clones that a snapshot of the whole file system holds; it is taken when all names stand in the list."""
-
-    opens = False
 
     def __init__(self, snapshot: Seeing) -> None:
         self._snapshot = snapshot
@@ -294,8 +288,8 @@ class CloneSource:
 
     def absolute(self, entry: t.Any) -> str:
         """Path of the original, for messages."""
-        root = self._places.get(entry.place, entry.place)
-        return root if entry.path in ("", ".") else os.path.join(root, entry.path)
+        root: str = self._places.get(entry.place, entry.place)
+        return root if entry.path in ("", ".") else os.path.join(root, str(entry.path))
 
     def open(self, entry: t.Any) -> tuple[int, Seen]:
         """Descriptor of the clone, and what the original was."""

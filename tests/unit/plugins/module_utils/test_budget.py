@@ -23,6 +23,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _ledger,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import compress, job, sample
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import request as archive_request
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import HashedFile
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Clock, Run, Way
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
@@ -290,7 +291,7 @@ def test_an_archive_that_cannot_end_in_time_is_given_up(
     replica = LocalReplica(topology, window.server, (window.root,))
     before = replica.state()
     window.stop(downtime_budget=24)
-    monkeypatch.setattr(job, "find_compressor", Slow(window.root))
+    monkeypatch.setattr(archive_request, "find_compressor", Slow(window.root))
     request = job.Request(paths=window.paths, state_dir=window.state)
     with pytest.raises(ReplicaBackupError, match="cannot be finished within the downtime budget") as caught:
         _handover.capture_then_start(lambda: job.capture(request), window.state)

@@ -20,7 +20,7 @@ import jsonschema
 import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _filelist, _ledger
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import compress, job, manifest
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import compress, guard, job, manifest
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import FileRecord
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.writer import Watch
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
@@ -279,7 +279,7 @@ def during(monkeypatch: pytest.MonkeyPatch, at: str, what: t.Callable[[], t.Any]
             what()
 
     monkeypatch.setattr(_filelist, "retake", disturbed)
-    monkeypatch.setattr(job, "Watch", lambda check: Watch(check, 0.0))
+    monkeypatch.setattr(guard, "Watch", lambda check: Watch(check, 0.0))
 
 
 def rewrite(path: Path) -> None:

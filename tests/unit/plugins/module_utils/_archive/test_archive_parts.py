@@ -25,7 +25,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _d
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import (
     compress,
     formats,
-    job,
+    guard,
     manifest,
     output,
     proof,
@@ -755,10 +755,10 @@ def test_sums_of_odd_names() -> None:
 
 @pytest.mark.parametrize("text", ["not json", "[1]"])
 def test_any_record_of_the_dead_man_counts(tmp_path: Path, text: str) -> None:
-    assert job._fired(str(tmp_path)) is None
+    assert guard.fired(str(tmp_path)) is None
     (tmp_path / "deadman.fired").write_text(text)
-    assert job._fired(str(tmp_path)) == {"outcome": "its record is not readable"}
+    assert guard.fired(str(tmp_path)) == {"outcome": "its record is not readable"}
 
 
 def test_the_record_has_the_name_that_the_dead_man_gives_it() -> None:
-    assert job._FIRED_NAME == _deadman._FIRED
+    assert guard._FIRED_NAME == _deadman._FIRED

@@ -1,0 +1,87 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is asked of the archive step, and what it made."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import asdict, dataclass, field
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.compress import (
+    NONE,
+    Compressor,
+    find_compressor,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.formats import COPY, TAR, ZIP
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import Part
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Way
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of the archive step.
+
+    ``level`` None is the compressor's quick default; ``threads`` 0 one for each CPU. ``times`` are further steps
+    (name to start and end, UTC) for the manifest.
+    """
+
+    paths: SetPaths
+    state_dir: str
+    form: str = TAR
+    compression: str = "zstd"
+    level: int | None = None
+    threads: int = 0
+    times: t.Mapping[str, t.Any] = field(default_factory=dict)
+
+    def compressor(self) -> Compressor | None:
+        """The external tool that the data pass through; zip brings its own and a plain directory has none."""
+        return find_compressor(self.compression, level=self.level, threads=self.threads) if self.form == TAR else None
+
+    @property
+    def deflate_level(self) -> int | None:
+        """Level of the zip's own compression, None when it has none."""
+        return (self.level or 1) if self.form == ZIP and self.compression != NONE else None
+
+    @property
+    def way(self) -> Way:
+        """What decides how long the capture takes."""
+        return Way(format=self.form, compression=self.compression, level=self.level, threads=self.threads)
+
+    @property
+    def observed_compression(self) -> str:
+        """What the data will really be: zip is deflate or stored, a plain directory never compressed."""
+        if self.form == COPY:
+            return NONE
+        if self.form == ZIP:
+            return NONE if self.compression == NONE else "deflate"
+        return self.compression
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the step found or made. ``manifest`` is set once the set is published; ``totals`` counts the files."""
+
+    changed: bool
+    set_dir: str
+    parts: tuple[dict[str, t.Any], ...] = ()
+    files: int = 0
+    bytes: int = 0
+    manifest: Part | None = None
+    times: t.Mapping[str, t.Any] = field(default_factory=dict)
+    places: t.Mapping[str, t.Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    def to_result(self) -> dict[str, t.Any]:
+        return {
+            "changed": self.changed,
+            "set_dir": self.set_dir,
+            "parts": list(self.parts),
+            "files": self.files,
+            "bytes": self.bytes,
+            "manifest": None if self.manifest is None else asdict(self.manifest),
+            "times": dict(self.times),
+            "places": dict(self.places),
+            "warnings": list(self.warnings),
+        }
