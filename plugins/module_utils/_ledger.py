@@ -280,12 +280,13 @@ class Ledger:
         self.data.setdefault("times", {})[step] = {"start": utc(), "start_mono": time.monotonic()}
         self._note(must)
 
-    def end(self, step: str, *, must: bool = True) -> None:
-        """Note that ``step`` has ended."""
+    def end(self, step: str, *, must: bool = True, save: bool = True) -> None:
+        """Note that ``step`` has ended; with ``save`` False the next note makes it durable."""
         now = self.data["times"][step]
         now["end"] = utc()
         now["seconds"] = round(time.monotonic() - now["start_mono"], 3)
-        self._note(must)
+        if save:
+            self._note(must)
 
     def hand_on(self, *, must: bool = True) -> None:
         """A module of the run ends while the server is down; the next one may be as long in coming as was agreed.

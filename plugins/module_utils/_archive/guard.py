@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import typing as t
+from dataclasses import replace
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _ledger, _server
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _filelist, _ledger, _server
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import storage_error
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import Request
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.writer import Watch
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Clock
@@ -18,8 +21,11 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors i
     ReplicaBackupError,
     recover_command,
 )
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery
 
 _STOPPED_STEPS = ("stopped", "capture")
+# How the server is when a capture from the stopped server fails.
+STOPPED = "stopped by this run, clean; nothing has started it yet"
 _FIRED_NAME = "deadman.fired"
 
 
@@ -71,6 +77,33 @@ class Guard:
         if self._clock is not None:
             self._clock.check(self.watch.done)
 
+    def discovery(self) -> Discovery:
+        """What was discovered before the stop, with what is known since then to be required."""
+        discovery, listed = _filelist.read_list(self._request.paths.discovered)
+        listed.close()  # type: ignore[attr-defined]
+        required = (*discovery.required, *self.ledger.data.get("required_files", ()))
+        return replace(discovery, required=tuple(dict.fromkeys(required)))
+
+    def on_disk(self, size: int) -> int:
+        """Of ``size`` bytes read, those that were on disk: the rest are holes, which cost next to nothing."""
+        planned = self.ledger.data.get("budget") or {}
+        share = planned.get("allocated", 0) / planned["bytes"] if planned.get("bytes") else 1.0
+        return int(size * min(1.0, share))
+
+    def enter(self) -> None:
+        """As ``check``, before anything is made: raises RefusedError."""
+        try:
+            self.check()
+        except ReplicaBackupError as problem:
+            raise RefusedError(
+                problem.message,
+                found=problem.found,
+                expected=problem.expected,
+                server_state=problem.server_state,
+                next_command=problem.next_command,
+                **problem.facts,
+            ) from problem
+
     def check(self) -> None:
         """Raise when the server is, or may be, at work on the files."""
         record = fired(self._request.state_dir)
@@ -94,3 +127,26 @@ class Guard:
                 next_command=recover_command(self._request.paths.host),
                 rule="server_running",
             )
+
+
+@contextlib.contextmanager
+def storage_errors(request: Request) -> t.Iterator[None]:
+    """Whatever a disk refuses where nobody looked for it is told like every other failure of the storage."""
+    try:
+        yield
+    except OSError as problem:
+        raise storage_error(problem, os.fsdecode(problem.filename or request.paths.directory), 0) from problem
+
+
+def refuse_inside(request: Request, discovery: Discovery) -> None:
+    """Spool and state must not lie in what is archived: they change while we read."""
+    for what, path in (("spool_dir", request.paths.root), ("state_dir", request.state_dir)):
+        real = os.path.realpath(path)
+        for place in discovery.places:
+            if place.select == "tree" and (real + "/").startswith(place.root().rstrip("/") + "/"):
+                raise RefusedError(
+                    f"The {what} lies inside a directory that is backed up",
+                    found=f"{real} inside {place.root()} ({place.name})",
+                    expected=f"a replica_backup_{what} outside of every directory of the server",
+                    rule=what,
+                )

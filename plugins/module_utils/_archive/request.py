@@ -24,7 +24,7 @@ class Request:
     """What is asked of the archive step.
 
     ``level`` None is the compressor's quick default; ``threads`` 0 one for each CPU. ``times`` are further steps
-    (name to start and end, UTC) for the manifest.
+    (name to start and end, UTC) for the manifest. ``bytes_per_second``: how fast a clone is read at most; 0: no limit.
     """
 
     paths: SetPaths
@@ -33,6 +33,7 @@ class Request:
     compression: str = "zstd"
     level: int | None = None
     threads: int = 0
+    bytes_per_second: float = 0.0
     times: t.Mapping[str, t.Any] = field(default_factory=dict)
 
     def compressor(self) -> Compressor | None:

@@ -113,6 +113,21 @@ class Seen:
                 raise changed(name, field, getattr(self, field), getattr(now, field))
 
 
+class Readable(t.Protocol):
+    """What the walk over the files reads from: the server's own directories, or a clone of them."""
+
+    def absolute(self, entry: ListedFile) -> str:
+        """Full path of the original, for messages."""
+
+    def stat(self, entry: ListedFile) -> Seen:
+        """What the original is."""
+
+    def open(self, entry: ListedFile) -> tuple[int, Seen]:
+        """A descriptor of a regular file's data, and what the original is."""
+
+    def read_link(self, entry: ListedFile) -> bytes: ...
+
+
 class Source:
     """Opens names below the places.
 

@@ -29,6 +29,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.source import (
     Extents,
+    Readable,
     Seen,
     Source,
     changed,
@@ -71,18 +72,26 @@ class Totals:
 class Watch:
     """Calls ``check`` (which raises when the work must stop) at most every ``interval`` seconds.
 
-    ``done`` counts the bytes of data that have been read.
+    ``done`` counts the bytes of data that have been read; ``pace`` is called with each of them, and may wait.
     """
 
-    def __init__(self, check: t.Callable[[], None], interval: float = 2.0) -> None:
+    def __init__(
+        self,
+        check: t.Callable[[], None],
+        interval: float = 2.0,
+        pace: t.Callable[[int], None] | None = None,
+    ) -> None:
         self._check = check
         self._interval = interval
+        self._pace = pace
         self._next = 0.0
         self.done = 0
 
     def tick(self, size: int = 0) -> None:
         """Another ``size`` bytes have been read."""
         self.done += size
+        if size and self._pace is not None:
+            self._pace(size)
         now = time.monotonic()
         if now >= self._next:
             self._check()
@@ -104,7 +113,9 @@ class Notes:
             self.sums.write_line(sums_line(record.sha256, record.name))
 
 
-def write_files(entries: t.Iterable[ListedFile], source: Source, output: Output, notes: Notes, watch: Watch) -> Totals:
+def write_files(
+    entries: t.Iterable[ListedFile], source: Readable, output: Output, notes: Notes, watch: Watch
+) -> Totals:
     """Put every entry into ``output``, in order. Neither finishes nor aborts it.
 
     Raises :class:`ReplicaBackupError` naming the file when one vanished, is not as listed, or changes meanwhile.
@@ -121,7 +132,7 @@ def write_files(entries: t.Iterable[ListedFile], source: Source, output: Output,
                 if first is not None:
                     record = replace(record, sha256=first[1], link=first[0])
                 if first is None or not output.keeps_links:
-                    digest = _copy_file(descriptor, record, source.absolute(entry), output, watch, seen)
+                    digest = _copy_file(descriptor, record, source.absolute(entry), output, watch)
                     record = replace(record, sha256=digest)
                 else:
                     output.plain(record)
@@ -164,8 +175,9 @@ def _record(entry: ListedFile, seen: Seen) -> FileRecord:
     )
 
 
-def _copy_file(descriptor: int, record: FileRecord, path: str, output: Output, watch: Watch, seen: Seen) -> str:
+def _copy_file(descriptor: int, record: FileRecord, path: str, output: Output, watch: Watch) -> str:
     """One regular file; returns its SHA-256 (hex)."""
+    seen = Seen.of(os.fstat(descriptor))
     extents: Extents | None = None
     # Blocks are counted in 512 bytes; fewer than the size needs means holes (or a file system that compresses).
     if os.fstat(descriptor).st_blocks * 512 < record.size:

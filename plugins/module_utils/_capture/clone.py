@@ -14,11 +14,11 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import typing as t
 from dataclasses import astuple, dataclass
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import (
-    HashedFile,
     make_private_directory,
     storage_error,
 )
@@ -153,6 +153,33 @@ class Cloned:
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
+class Listing:
+    """The list of a clone while it is written.
+
+    Not forced to disk: a clone that a crash of the host interrupts is removed, never archived.
+    """
+
+    def __init__(self, path: str) -> None:
+        try:
+            descriptor = os.open(to_bytes(path), _CREATE, 0o600)
+        except OSError as problem:
+            raise storage_error(problem, path, 0) from problem
+        self._path = path
+        self._stream = os.fdopen(descriptor, "wb", buffering=1024 * 1024)
+
+    def write_line(self, line: bytes) -> None:
+        try:
+            self._stream.write(line)
+        except OSError as problem:
+            raise storage_error(problem, self._path, 0) from problem
+
+    def close(self) -> None:
+        try:
+            self._stream.close()
+        except OSError as problem:
+            raise storage_error(problem, self._path, 0) from problem
+
+
 class Means(t.Protocol):
     """How the files of one file system are cloned."""
 
@@ -160,35 +187,46 @@ class Means(t.Protocol):
         """Clone the open file; (store, inner path) of its data."""
 
 
-class Numbered:
-    """Clones as numbered files in one directory, which is made when the first comes."""
+class Store:
+    """A directory of numbered files, made when the first comes."""
 
-    def __init__(self, store: str, duplicate: Duplicate) -> None:
-        self.store = store
-        self._duplicate = duplicate
+    def __init__(self, path: str) -> None:
+        self.path = path
         self._directory = -1
         self._count = 0
 
-    def keep(self, path: str, descriptor: int, seen: Seen) -> tuple[str, str]:
+    def add(self) -> tuple[str, int]:
+        """A new file: its name, and a descriptor to write to. Raises OSError."""
+        if self._directory < 0:
+            make_private_directory(self.path)
+            self._directory = os.open(to_bytes(self.path), _OPEN_DIRECTORY)
         self._count += 1
         name = f"{self._count:09d}"
-        try:
-            if self._directory < 0:
-                make_private_directory(self.store)
-                self._directory = os.open(to_bytes(self.store), _OPEN_DIRECTORY)
-            target = os.open(name, _CREATE, 0o600, dir_fd=self._directory)
-            try:
-                self._duplicate(descriptor, target, seen.size)
-            finally:
-                os.close(target)
-        except OSError as problem:
-            raise storage_error(problem, os.path.join(self.store, name), 0) from problem
-        return self.store, name
+        return name, os.open(name, _CREATE, 0o600, dir_fd=self._directory)
 
     def close(self) -> None:
         if self._directory >= 0:
             descriptor, self._directory = self._directory, -1
             os.close(descriptor)
+
+
+class Numbered:
+    """Clones as numbered files of a store, made by ``duplicate``."""
+
+    def __init__(self, store: Store, duplicate: Duplicate) -> None:
+        self._store = store
+        self._duplicate = duplicate
+
+    def keep(self, path: str, descriptor: int, seen: Seen) -> tuple[str, str]:
+        try:
+            name, target = self._store.add()
+            try:
+                self._duplicate(descriptor, target, seen.size)
+            finally:
+                os.close(target)
+        except OSError as problem:
+            raise storage_error(problem, os.path.join(self._store.path, "clone"), 0) from problem
+        return self._store.path, name
 
 
 class Seeing(t.Protocol):
@@ -211,18 +249,18 @@ def take(
     entries: t.Iterable[Entry],
     source: Source,
     means: t.Callable[[int], Means],
-    listing: HashedFile,
-    tick: t.Callable[[], None],
+    listing: Listing,
+    tick: t.Callable[[int], None],
 ) -> int:
     """Clone every file of the list, by the means for its device; returns how many names it has.
 
-    ``listing`` is written, not yet published. Raises :class:`CannotClone`, and :class:`ReplicaBackupError` naming the
+    ``tick`` is called with the bytes of each. Raises :class:`CannotClone`, and :class:`ReplicaBackupError` naming the
     file that vanished, is not as listed or for which there is no room. What was made by then is the caller's to remove.
     """
     count = 0
     first: dict[tuple[int, int], tuple[str, str]] = {}
     for entry in entries:
-        tick()
+        tick(entry.size if entry.link is None else 0)
         if entry.type == FILE:
             made = _take_file(entry, source, means, first)
         else:
@@ -252,13 +290,13 @@ def _take_file(
         os.close(descriptor)
 
 
-def compare_originals(listing: str, source: Source, tick: t.Callable[[], None]) -> None:
+def compare_originals(listing: str, source: Source, tick: t.Callable[[int], None]) -> None:
     """Look at all originals once more, and raise for the first that is not as it was when it was cloned.
 
     A name that appeared meanwhile has moved the time of its directory.
     """
     for cloned in read(listing):
-        tick()
+        tick(0)
         cloned.seen.compare(
             source.absolute(cloned), source.stat(cloned), times_of_directories=not source.is_shared(cloned.place)
         )
@@ -272,10 +310,14 @@ def read(path: str) -> t.Iterator[Cloned]:
 
 
 class CloneSource:
-    """Reads a clone as ``Source`` reads the originals, for the same walk; the entries are those that ``read`` gives."""
+    """Reads a clone as ``Source`` reads the originals, for the same walk; the entries are those that ``read`` gives.
 
-    def __init__(self, places: t.Mapping[str, str]) -> None:
+    ``private`` are the stores that are directories of ours; in others lie the server's own directories.
+    """
+
+    def __init__(self, places: t.Mapping[str, str], private: t.Collection[str] = ()) -> None:
         self._places = places
+        self._private = private
         self._open: dict[str, int] = {}
 
     def __enter__(self) -> CloneSource:
@@ -311,7 +353,7 @@ class CloneSource:
     def _descriptor(self, cloned: Cloned) -> int:
         directory = self._open.get(cloned.store)
         if directory is None:
-            directory = self._open[cloned.store] = os.open(to_bytes(cloned.store), _OPEN_DIRECTORY)
+            directory = self._open[cloned.store] = self._open_store(cloned.store)
         *parents, name = to_bytes(cloned.inner).split(b"/")
         opened: list[int] = []
         try:
@@ -323,6 +365,19 @@ class CloneSource:
         finally:
             for descriptor in opened:
                 os.close(descriptor)
+
+    def _open_store(self, path: str) -> int:
+        descriptor = os.open(to_bytes(path), _OPEN_DIRECTORY)
+        status = os.fstat(descriptor)
+        # One that lies in a directory of the server could have been exchanged by the server's account.
+        if path in self._private and (status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) != 0o700):
+            os.close(descriptor)
+            raise ReplicaBackupError(
+                f"{path} is not the clone that was made",
+                found=f"owner {status.st_uid}, mode {stat.S_IMODE(status.st_mode):04o}",
+                expected=f"a directory of user {os.geteuid()} with mode 0700",
+            )
+        return descriptor
 
     def stat(self, entry: t.Any) -> Seen:
         return t.cast(Cloned, entry).seen

@@ -5,88 +5,49 @@
 
 A clone that shares blocks with the originals must lie on their file system. In the spool, where that is the same one;
 else beside a directory of the server; inside of it only where it is a mount point of its own, under a name that no
-backup takes and no server uses.
+backup takes. There a MariaDB or MySQL 5.x server shows it among its databases for as long as it exists.
 """
 
 from __future__ import annotations
 
 import os
 import typing as t
-from dataclasses import dataclass
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import remove_tree
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery, Exclusion
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Exclusion
 
-CLONE_PREFIX = ".mysql-replica-clone-"
-
-
-@dataclass(frozen=True)
-class StorePlan:
-    """Store directories by the device (``st_dev``) whose files they take."""
-
-    directories: t.Mapping[int, str]
-
-    def where(self, device: int) -> str:
-        """Directory for the files of a device. Raises ReplicaBackupError for a device that was not planned for."""
-        try:
-            return self.directories[device]
-        except KeyError:
-            raise ReplicaBackupError(
-                "A file lies on a file system that is not among those of the server's directories",
-                found=f"device {os.major(device)}:{os.minor(device)}",
-                expected=", ".join(sorted(self.directories.values())),
-            ) from None
+_PREFIX = ".mysql-replica-clone-"
 
 
-def plan_stores(discovery: Discovery, paths: SetPaths, *, everything_in_spool: bool) -> StorePlan:
-    """Stores for all file systems below the places; with ``everything_in_spool`` one store for all, in the spool.
+def in_spool(paths: SetPaths) -> str:
+    """The store for what is copied."""
+    return os.path.join(paths.work, "clone")
 
-    Nothing is made. Raises OSError when a place cannot be looked at.
+
+def on_device(device: int, roots: t.Sequence[str], paths: SetPaths) -> str:
+    """A store on the file system ``device`` (``st_dev``), which has the directories ``roots``; nothing is made.
+
+    Raises OSError when they cannot be looked at.
     """
-    inside = os.path.join(paths.work, "clone")
-    spool = os.stat(_existing(paths.work)).st_dev
-    found: dict[int, str] = {}
-    for place in discovery.places:
-        for device, root in _devices(place.root()):
-            if device not in found:
-                found[device] = inside if everything_in_spool or device == spool else _beside(root, device, paths)
-    return StorePlan(found)
+    if os.stat(existing(paths.work)).st_dev == device:
+        return in_spool(paths)
+    name = _PREFIX + paths.backup_id
+    for root in roots:
+        parent = os.path.dirname(root)
+        if os.stat(parent).st_dev == device:
+            return os.path.join(parent, name)
+    return os.path.join(roots[0], name)
 
 
-def _devices(root: str) -> t.Iterator[tuple[int, str]]:
-    """Each device below ``root`` with the topmost directory that lies on it."""
-    device = os.lstat(root).st_dev
-    yield device, root
-    # A file system mounted below a place is entered by the walk as well; mount points are directories.
-    for directory, names, _files in os.walk(root):
-        for name in names:
-            path = os.path.join(directory, name)
-            if os.path.ismount(path):
-                yield os.lstat(path).st_dev, path
-
-
-def _beside(root: str, device: int, paths: SetPaths) -> str:
-    parent = os.path.dirname(root)
-    directory = parent if os.stat(parent).st_dev == device else root
-    return os.path.join(directory, CLONE_PREFIX + paths.backup_id)
-
-
-def _existing(path: str) -> str:
+def existing(path: str) -> str:
+    """The directory itself or the nearest above it that is there."""
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     return path
 
 
-def exclusions(plan: StorePlan) -> tuple[Exclusion, ...]:
+def exclusions(directories: t.Iterable[str]) -> tuple[Exclusion, ...]:
     """What keeps a clone that has to lie inside a directory of the server out of the list of files."""
     return tuple(
-        Exclusion(path, "clone", "the clone that this backup is made from", "tree")
-        for path in sorted(set(plan.directories.values()))
+        Exclusion(path, "clone", "the clone that this backup is made from", "tree") for path in sorted(set(directories))
     )
-
-
-def remove(directories: t.Iterable[str]) -> list[str]:
-    """Remove stores; returns those that were there. A link in the place of one is not followed but an error."""
-    return [path for path in directories if remove_tree(path)]

@@ -1,0 +1,211 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which capture: decided from the file systems, the room, and the seconds that each would take."""
+
+from __future__ import annotations
+
+import os
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Prediction, in_bytes
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import stores, volumes
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.volumes import Snapshot, Volume
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery
+
+NONE, AUTO = "none", "auto"
+COLD, SNAPSHOT, STAGED, COPY = "cold", "snapshot", "staged", "copy"
+CAPTURES = (COLD, SNAPSHOT, STAGED, COPY)
+# What a file system that cannot be cloned may hold at most and still be copied within a snapshot's window, in bytes:
+# option files, status files, an interrupted LOAD DATA.
+_LITTLE = 64 * 1024 * 1024
+# A cold archive of so many seconds at most is not worth a second copy of the data.
+_QUICK = 5.0
+# Of a host that nothing was measured on, an archive of so many bytes is taken to be that quick.
+EASY_BYTES = 512 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Means:
+    """How the files of one file system would be cloned at once.
+
+    ``by``: "reflink", "btrfs", "lvm", "zfs", "copy" (little enough to be copied in the window) or "" (not at all, and
+    ``why``). ``bytes`` is about what they take.
+    """
+
+    volume: Volume
+    bytes: int
+    by: str
+    why: str = ""
+    store: str = ""
+    snapshot: Snapshot | None = None
+
+    def text(self) -> str:
+        where = ", ".join(self.volume.roots)
+        if not self.by:
+            return f"{where} ({self.volume.fs_type}) cannot be cloned: {self.why}"
+        how = {"copy": f"copied, {in_bytes(self.bytes)}", "reflink": "by reflink"}.get(self.by, f"{self.by} snapshot")
+        return f"{where} ({self.volume.fs_type}) {how}"
+
+
+def look(discovery: Discovery, sizes: t.Mapping[str, int], paths: SetPaths, *, size_percent: int) -> tuple[Means, ...]:
+    """The means for each file system that has files of the server. Changes nothing.
+
+    ``sizes`` has the bytes of each place; ``size_percent`` is the room for a classic LVM snapshot in percent of its
+    origin.
+    """
+    roots: dict[str, int] = {}
+    for place in discovery.places:
+        roots[place.root()] = roots.get(place.root(), 0) + sizes.get(place.name, 0)
+    return tuple(
+        _means(volume, sum(roots.get(root, _LITTLE + 1) for root in volume.roots), paths, size_percent)
+        for volume in volumes.volumes_of(discovery)
+    )
+
+
+def _means(volume: Volume, size: int, paths: SetPaths, size_percent: int) -> Means:
+    snapshot, why = volumes.find(volume, backup_id=paths.backup_id, work=paths.work, size_percent=size_percent)
+    # Its cost does not grow with the number of files and extents, as that of a reflink does.
+    if snapshot is not None and snapshot.kind != "lvm":
+        return Means(volume, size, snapshot.kind, snapshot=snapshot)
+    store = stores.on_device(volume.device, volume.roots, paths)
+    if volumes.shares_blocks(stores.existing(os.path.dirname(store))):
+        return Means(volume, size, "reflink", store=store)
+    if snapshot is not None:
+        return Means(volume, size, snapshot.kind, snapshot=snapshot)
+    if size <= _LITTLE:
+        return Means(volume, size, "copy", store=stores.in_spool(paths))
+    return Means(volume, size, "", f"its files share no blocks, and {why}")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a capture is chosen by; sizes in bytes.
+
+    ``stays_down``: the server is not started before the set has reached its destination. ``predicted``: the downtime of
+    each capture, as far as it is known.
+    """
+
+    asked: str
+    stays_down: bool
+    means: tuple[Means, ...]
+    data_bytes: int
+    archive_bytes: int
+    free_bytes: int
+    predicted: t.Mapping[str, Prediction | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The capture, why, and what it takes. ``extra_bytes``: room in the spool beside the archive."""
+
+    capture: str
+    why: str
+    means: tuple[Means, ...] = ()
+    extra_bytes: int = 0
+
+    def to_dict(self) -> dict[str, t.Any]:
+        return {
+            "capture": self.capture,
+            "why": self.why,
+            "by": [{"roots": list(means.volume.roots), "by": means.by} for means in self.means],
+        }
+
+
+def choose(facts: Facts) -> Choice:
+    """The capture that was asked for, or with "auto" the quickest that the host can do.
+
+    Raises RefusedError when the one that was asked for is not possible.
+    """
+    if facts.asked == AUTO:
+        return _auto(facts)
+    if facts.asked == COLD:
+        return Choice(COLD, "asked for")
+    if facts.stays_down:
+        raise _refused(
+            f"A {facts.asked} capture starts the server before the set leaves the host",
+            "replica_backup_restart_after=fetch",
+            "replica_backup_restart_after=archive, or replica_backup_capture=cold",
+        )
+    if facts.asked == SNAPSHOT:
+        cannot = [means.text() for means in facts.means if not means.by]
+        if cannot:
+            raise _refused(
+                "Not every file system of the server can be cloned",
+                "; ".join(cannot),
+                "file systems that share blocks between files (XFS with reflink, btrfs), or snapshots of the volume"
+                " (btrfs, LVM, ZFS); else replica_backup_capture=staged, copy or cold",
+            )
+        return Choice(SNAPSHOT, "asked for", facts.means)
+    return Choice(facts.asked, "asked for", extra_bytes=facts.data_bytes)
+
+
+def _auto(facts: Facts) -> Choice:
+    if facts.stays_down:
+        return Choice(COLD, "the server stays down until the set has reached its destination")
+    cannot = [means.text() for means in facts.means if not means.by]
+    if not cannot:
+        return Choice(SNAPSHOT, "; ".join(means.text() for means in facts.means), facts.means)
+    cold = facts.predicted.get(COLD)
+    reason = cannot[0]
+    if cold is None and facts.data_bytes <= EASY_BYTES:
+        return Choice(COLD, f"{reason}; {in_bytes(facts.data_bytes)} are archived quickly")
+    if cold is not None and cold.seconds <= _QUICK:
+        return Choice(COLD, f"{reason}; a cold archive is quick enough: {cold.text()}")
+    needed = facts.archive_bytes + facts.data_bytes
+    if facts.free_bytes < needed:
+        return Choice(
+            COLD,
+            f"{reason}; a staged copy needs {in_bytes(needed)} in the spool, {in_bytes(facts.free_bytes)} are free",
+        )
+    instead = f" instead of {cold.seconds:.0f} s for a cold archive" if cold is not None else ""
+    return Choice(
+        STAGED,
+        f"{reason}; the spool has room for a copy, so that only what changes meanwhile takes downtime{instead}",
+        extra_bytes=facts.data_bytes,
+    )
+
+
+def _refused(message: str, found: str, expected: str) -> RefusedError:
+    return RefusedError(
+        message,
+        found=found,
+        expected=expected,
+        server_state="running, untouched",
+        next_command="set replica_backup_capture to auto, which takes the quickest that the host can do",
+        rule="capture",
+        variable="replica_backup_capture",
+    )
+
+
+def to_clone(choice: Choice, paths: SetPaths) -> dict[str, t.Any]:
+    """What the ledger says of a clone before anything of it is made; empty for a cold capture.
+
+    ``stores`` and ``snapshots`` name everything that has to be removed.
+    """
+    if choice.capture == COLD:
+        return {}
+    if choice.capture == SNAPSHOT:
+        kept = [
+            {"device": means.volume.device, "by": means.by, "directory": means.store}
+            for means in choice.means
+            if means.snapshot is None
+        ]
+        taken = [
+            {"device": means.volume.device, "snapshot": means.snapshot.to_dict()}
+            for means in choice.means
+            if means.snapshot is not None
+        ]
+    else:
+        kept, taken = [{"device": None, "by": choice.capture, "directory": stores.in_spool(paths)}], []
+    return {
+        "capture": choice.capture,
+        "why": choice.why,
+        "list": os.path.join(paths.work, "clone.jsonl"),
+        "stores": kept,
+        "snapshots": taken,
+        "complete": False,
+    }

@@ -1,0 +1,196 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Clone the files of a stopped server by the plan in the ledger, so that it can be started at once; remove clones."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import typing as t
+from dataclasses import dataclass, replace
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _budget, _filelist, _ledger
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.guard import (
+    STOPPED,
+    Guard,
+    refuse_inside,
+    storage_errors,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.origin import source_of
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import make_private_directory
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import Request
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.source import Source
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Way
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup, clone, stores
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.plan import STAGED
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.volumes import Snapshot
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
+    ReplicaBackupError,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery
+
+_DUPLICATE: t.Mapping[str, clone.Duplicate] = {"reflink": clone.reflink, "copy": clone.copy}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A clone that stands: names in it, logical bytes, seconds that it took while the server was down."""
+
+    capture: str
+    why: str
+    files: int
+    bytes: int
+    seconds: float
+    changed: bool = True
+    details: t.Mapping[str, t.Any] | None = None
+
+    def to_result(self) -> dict[str, t.Any]:
+        return {
+            "changed": self.changed,
+            "capture": self.capture,
+            "why": self.why,
+            "files": self.files,
+            "bytes": self.bytes,
+            "seconds": self.seconds,
+            **(self.details or {}),
+        }
+
+
+def way(capture: str) -> Way:
+    """What decides how long such a clone takes: nothing of the archive's."""
+    return Way(capture=capture, format="", compression="")
+
+
+def take(request: Request) -> Outcome:
+    """Clone the files of the stopped server as the ledger's plan says.
+
+    Takes the lock of the state directory. Raises RefusedError with nothing touched, or ReplicaBackupError; what was
+    made by then is for :func:`tidy`, when the server is back. A clone that stands already is left as it is.
+    """
+    with storage_errors(request), _ledger.locked(request.state_dir, who="replica_snapshot"):
+        known = _ledger.load(request.state_dir)
+        if known is not None and known.data.get("backup_id") == request.paths.backup_id and cleanup.stands(known):
+            return Outcome(**{**known.data["clone"]["outcome"], "changed": False})
+        return _take_locked(request)
+
+
+def tidy(request: Request) -> None:
+    """Remove what a clone that failed has left; it must not delay the start of the server. Never raises.
+
+    What cannot be removed stands in the ledger, and the recovery tries again.
+    """
+    with contextlib.suppress(ReplicaBackupError, OSError), _ledger.locked(request.state_dir, who="replica_snapshot"):
+        ledger = _ledger.load(request.state_dir)
+        if ledger is not None and ledger.data.get("backup_id") == request.paths.backup_id:
+            cleanup.remove(ledger)
+
+
+def _take_locked(request: Request) -> Outcome:
+    guard = Guard(request)
+    guard.enter()
+    ledger = guard.ledger
+    plan = ledger.data.get("clone")
+    if not plan:
+        raise ReplicaBackupError(
+            "This run has no plan for a clone", found="a cold capture", expected="capture snapshot, staged or copy"
+        )
+    discovery = guard.discovery()
+    refuse_inside(request, discovery)
+    ledger.begin("capture")
+    clock = time.monotonic()
+    try:
+        with storage_errors(request):
+            count, details = _make(request, discovery, plan, guard)
+    except BaseException as problem:
+        if isinstance(problem, ReplicaBackupError) and problem.server_state is None:
+            problem.server_state = STOPPED
+        if isinstance(problem, clone.CannotClone):
+            raise _cannot(problem) from problem
+        raise
+    seconds = round(time.monotonic() - clock, 3)
+    outcome = Outcome(plan["capture"], plan["why"], count, guard.watch.done, seconds, details=details)
+    ledger.data["clone"] = {**plan, "complete": True, "outcome": {**vars(outcome)}}
+    _budget.note_capture(ledger, way(plan["capture"]), guard.on_disk(outcome.bytes), seconds)
+    # One note for three things: every one costs a write to disk while the server is down.
+    ledger.end("capture", must=False, save=False)
+    ledger.hand_on()
+    return outcome
+
+
+def _cannot(problem: clone.CannotClone) -> ReplicaBackupError:
+    return ReplicaBackupError(
+        "A file could not be cloned, although its file system had shared blocks when it was tried",
+        found=str(problem),
+        expected="FICLONE to succeed for every file (no swap file, no DAX, no other mount in between)",
+        server_state=STOPPED,
+        next_command="set replica_backup_capture to staged or cold, then start the backup again",
+        rule="capture",
+    )
+
+
+def _make(
+    request: Request, discovery: Discovery, plan: t.Mapping[str, t.Any], guard: Guard
+) -> tuple[int, dict[str, t.Any]]:
+    tick = guard.watch.tick
+    snapshots = cleanup.snapshots(guard.ledger)
+    discovery = replace(discovery, exclusions=(*discovery.exclusions, *stores.exclusions(cleanup.exclusions(plan))))
+    for path in (os.path.dirname(request.paths.directory), request.paths.directory, request.paths.work):
+        make_private_directory(path)
+    with contextlib.ExitStack() as closing:
+        source = closing.enter_context(source_of(discovery))
+        listing = clone.Listing(plan["list"])
+        closing.callback(listing.close)
+        entries = _filelist.retake(discovery)
+        if plan["capture"] == STAGED:
+            count, details = _finish_staged(plan, entries, source, listing, tick)
+        else:
+            means = _Means(plan, snapshots)
+            closing.callback(means.close)
+            count, details = clone.take(entries, source, means, listing, tick), {}
+        listing.close()
+        for snapshot in snapshots:
+            snapshot.take()
+        clone.compare_originals(plan["list"], source, tick)
+        guard.check()
+    return count, details
+
+
+def _finish_staged(
+    plan: t.Mapping[str, t.Any],
+    entries: t.Iterable[_filelist.Entry],
+    source: Source,
+    listing: clone.Listing,
+    tick: t.Callable[[int], None],
+) -> tuple[int, dict[str, t.Any]]:
+    raise NotImplementedError
+
+
+class _Means:
+    """The means of the plan by device; where all is copied, the same for all devices."""
+
+    def __init__(self, plan: t.Mapping[str, t.Any], snapshots: t.Sequence[Snapshot]) -> None:
+        # Two file systems may share the store in the spool.
+        self._stores: dict[str, clone.Store] = {}
+        self._by_device: dict[int | None, clone.Means] = {}
+        for store in plan["stores"]:
+            path = store["directory"]
+            into = self._stores.setdefault(path, clone.Store(path))
+            self._by_device[store["device"]] = clone.Numbered(into, _DUPLICATE[store["by"]])
+        for item, snapshot in zip(plan["snapshots"], snapshots):
+            self._by_device[item["device"]] = clone.Within(snapshot)
+
+    def __call__(self, device: int) -> clone.Means:
+        found = self._by_device.get(device) or self._by_device.get(None)
+        if found is None:
+            raise ReplicaBackupError(
+                "A file lies on a file system that was not there when the capture was planned",
+                found=f"device {os.major(device)}:{os.minor(device)}",
+                expected="the file systems of the plan",
+            )
+        return found
+
+    def close(self) -> None:
+        for store in self._stores.values():
+            store.close()
