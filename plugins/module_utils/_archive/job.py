@@ -178,7 +178,7 @@ def _capture_locked(request: Request) -> Outcome:
 
 
 def _write_set(
-    request: Request, made_from: Origin, compressor: Compressor | None
+    request: Request, made_from: origin.Origin, compressor: Compressor | None
 ) -> tuple[dict[str, t.Any], Totals, tuple[dict[str, t.Any], ...]]:
     paths, discovery = request.paths, made_from.discovery
     start, clock = _ledger.utc(), time.monotonic()
