@@ -53,6 +53,7 @@ if $with_tests; then
         'rclone rclone'
         'mkfs.ext4 e2fsprogs'
         'mkfs.xfs xfsprogs'
+        'mkfs.btrfs btrfs-progs'
         'npm npm'
         'sshd openssh-server'
         'sudo sudo'
