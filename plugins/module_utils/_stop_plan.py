@@ -1,0 +1,258 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether and how a replica would be stopped: facts to a plan, read-only."""
+
+from __future__ import annotations
+
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
+    _budget,
+    _connection,
+    _deadman,
+    _discovery,
+    _exposed,
+    _guards,
+    _ledger,
+    _observe,
+    _privileges,
+    _read_only,
+    _replication,
+    _run_time,
+    _service,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import compress, sample
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import Request as ArchiveRequest
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Prediction, Way
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login, Session
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._guards import Policy, Verdict
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import ServiceManager
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._observe import Observed
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._read_only import ReadOnly
+
+# Values of innodb_fast_shutdown that leave the files as after a crash (manual, "innodb_fast_shutdown").
+UNCLEAN_SHUTDOWNS = ("2", "3")
+
+
+@dataclass(frozen=True)
+class StopRequest:
+    """What is asked for. All limits in seconds; ``service_manager`` "auto" means found from the running process.
+
+    ``lease``: the run is held to be alive for so long after a note in the ledger when no module of it is at work;
+    ``gap``: the same after the stop, until the next step; ``look_every``: between two looks of the dead-man at that.
+    """
+
+    login: Login
+    paths: SetPaths
+    state_dir: str
+    run_id: str
+    policy: Policy = field(default_factory=Policy)
+    format: str = "tar"
+    compression: str = "zstd"
+    compression_level: int | None = None
+    compression_threads: int = 0
+    include_binlogs: bool = True
+    service_manager: str = "auto"
+    service_name: str | None = None
+    limits: _replication.Limits = field(default_factory=_replication.Limits)
+    statement_timeout: float = 60.0
+    shutdown_timeout: float = 1800.0
+    start_timeout: float = 600.0
+    downtime_budget: float = 3600.0
+    lease: float = _ledger.DEFAULT_LEASE
+    gap: float = _ledger.DEFAULT_LEASE
+    look_every: float = _deadman.LOOK_EVERY
+
+    @property
+    def way(self) -> Way:
+        """What decides how long the capture takes."""
+        return self.archive.way
+
+    @property
+    def archive(self) -> ArchiveRequest:
+        """The archive that is planned."""
+        return ArchiveRequest(
+            self.paths,
+            self.state_dir,
+            self.format,
+            self.compression,
+            self.compression_level,
+            self.compression_threads,
+        )
+
+
+@dataclass(frozen=True)
+class StopPlan:
+    """What would be done, decided from facts alone."""
+
+    observed: Observed
+    manager: ServiceManager
+    read_only: ReadOnly
+    verdicts: tuple[Verdict, ...]
+    data_bytes: int
+    logical_bytes: int
+    prediction: Prediction | None
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, t.Any]:
+        observed = self.observed
+        return {
+            "server": f"{observed.identity.family} {observed.identity.version_text}",
+            "datadir": observed.datadir,
+            "process": observed.process.pid,
+            "service_manager": self.manager.kind,
+            "service_name": self.manager.name,
+            "data_bytes": self.data_bytes,
+            "predicted_downtime": None if self.prediction is None else self.prediction.to_dict(),
+            "channels": [channel.label() for channel in observed.channels],
+            "steps": [
+                "arm the dead-man on the host",
+                "stop the receivers, drain the appliers, stop the appliers",
+                "record the coordinates of every channel",
+                f"shut the server down through {self.manager.kind} {self.manager.name}".rstrip(),
+                "prove that the stop was clean",
+            ],
+            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
+        }
+
+
+def make_plan(session: Session, request: StopRequest) -> StopPlan:
+    """Facts to plan, read-only. Raises RefusedError when a guard says no."""
+    _exposed.refuse(request.state_dir, "replica_backup_state_dir")
+    _exposed.refuse(request.paths.root, "replica_backup_spool_dir", itself=True)
+    identity = _connection.identify(session)
+    privileges = _privileges.read(session)
+    _privileges.refuse_missing(privileges, _privileges.needed_always(Dialect(identity.family, identity.version)))
+    observed = _observe.observe(session, request.login)
+    manager = _service.detect(
+        process=observed.process,
+        requested=request.service_manager,
+        name=request.service_name,
+        variables=observed.variables,
+        own_options=observed.dialect.own_start_options,
+        state_dir=request.state_dir,
+        shutdown_timeout=request.shutdown_timeout,
+    )
+    listed = _discovery.discover(session, discovery_request(request, check_mode=True))
+    data_bytes = int(listed["list"]["allocated"])
+    missing_tools = _missing_tools(request)
+    prediction = None if missing_tools else _predict(request, observed.datadir, data_bytes)
+    fetched_again = tuple(_replication.fetched_again(observed.dialect, observed.channels))
+    facts = _guards.Facts(
+        channels=observed.channels,
+        connected_replicas=observed.connected_replicas,
+        cluster=observed.cluster,
+        force_recovery=observed.variables.get("innodb_force_recovery", "0"),
+        data_bytes=data_bytes,
+        free_bytes=_guards.free_bytes(request.paths.root),
+        spool_dir=request.paths.root,
+        missing_tools=missing_tools,
+        fetched_again=fetched_again,
+        prediction=prediction,
+        downtime_budget=request.downtime_budget,
+    )
+    verdicts = _guards.judge(facts, request.policy)
+    _guards.refuse_unless_all_pass(verdicts)
+    _refuse_threads_that_would_start(observed, manager)
+    _run_time.refuse_unless_start_can_be_quiet(
+        observed.run_time,
+        skip_supported=manager.takes_options,
+        start=f"{manager.kind} {manager.name}".rstrip(),
+        option=observed.dialect.skip_start_option,
+    )
+    read_only = _read_only.capture(session, observed.dialect, observed.variables, observed.process.argv)
+    _privileges.refuse_missing(
+        privileges,
+        _privileges.needed_to_stop(
+            observed.dialect,
+            by_sql=manager.stops_by_sql,
+            variables=_variables_to_set(session, observed, read_only),
+        ),
+    )
+    warnings = [*manager.warnings, *fetched_again, *_close_to_budget(prediction, request.downtime_budget)]
+    if read_only.options and not manager.takes_options:
+        warnings.append(
+            f"The restart through {manager.kind} {manager.name} cannot be given {' '.join(read_only.options)}: the "
+            "server takes writes for the moment until the switch that was set at run time is put back"
+        )
+    logical_bytes = int(listed["list"]["bytes"])
+    return StopPlan(
+        observed, manager, read_only, tuple(verdicts), data_bytes, logical_bytes, prediction, tuple(warnings)
+    )
+
+
+def _predict(request: StopRequest, datadir: str, size: int) -> Prediction | None:
+    """The downtime to come; a sample is taken of a host that has nothing to go by and may be too slow.
+
+    And of one that would be refused for a run that ran out of time: what slowed that one down may be over.
+    """
+    known, way = _budget.runs(request.state_dir), request.way
+
+    def sampled() -> tuple[int, float]:
+        archive = request.archive
+        return sample.take(sample.largest_files(datadir), archive.compressor(), deflate=archive.deflate_level)
+
+    similar = _budget.comparable(known, way, size)
+    if similar:
+        prediction = _budget.predict(known, way, size)
+        if prediction is None or prediction.least <= request.downtime_budget or all(run.whole for run in similar):
+            return prediction
+        return _budget.second_look(prediction, known, size, sampled())
+    measured = sampled() if _budget.worth_a_sample(size, request.downtime_budget) else None
+    return _budget.predict(known, way, size, measured)
+
+
+def _close_to_budget(prediction: Prediction | None, budget: float) -> list[str]:
+    if prediction is None or prediction.seconds < budget * _budget.WARN_FROM:
+        return []
+    return [
+        f"The downtime budget is {budget:g} s (replica_backup_downtime_budget), predicted are {prediction.text()}; the"
+        " archive is given up when it does not end in time"
+    ]
+
+
+def discovery_request(request: StopRequest, *, check_mode: bool) -> _discovery.Request:
+    paths = request.paths
+    return _discovery.Request(paths.root, paths.host, paths.backup_id, request.include_binlogs, check_mode)
+
+
+def _variables_to_set(session: Session, observed: Observed, read_only: ReadOnly) -> list[str]:
+    """Global variables that this run sets before the shutdown, or puts back because a restart loses them."""
+    names = [name for name in read_only.switches if _read_only.set_at_run_time(session, observed.dialect, [name])]
+    if observed.variables.get("innodb_fast_shutdown", "1") in UNCLEAN_SHUTDOWNS:
+        names.append("innodb_fast_shutdown")
+    return [*names, *observed.run_time.lost_by_restart(observed.dialect)]
+
+
+def _refuse_threads_that_would_start(observed: Observed, manager: ServiceManager) -> None:
+    """A stopped thread must stay stopped through the restart, which takes an option on the server's command line."""
+    stopped = [c.label() for c in observed.channels if not (c.io_started and c.applier_started)]
+    if stopped and not manager.takes_options:
+        raise RefusedError(
+            f"The restart through {manager.kind} {manager.name} would start replication threads that are stopped now",
+            found=f"stopped threads on {', '.join(stopped)}, and a start command that takes no further option",
+            expected=f"a start command that hands {observed.dialect.skip_start_option} to the server",
+            server_state="running, untouched",
+            next_command="set replica_backup_service_manager and replica_backup_service_name, or put "
+            f"{observed.dialect.skip_start_option.lstrip('-').replace('-', '_')} into the option file for this backup",
+            rule="service_manager",
+        )
+
+
+def _missing_tools(request: StopRequest) -> tuple[str, ...]:
+    if request.format != "tar":
+        return ()
+    try:
+        compress.find_compressor(
+            request.compression, level=request.compression_level, threads=request.compression_threads
+        )
+    except RefusedError as error:
+        if "package" not in error.facts:
+            raise
+        return (request.compression,)
+    return ()
