@@ -261,6 +261,17 @@ def _digest(path: str) -> str:
     return digest.hexdigest()
 
 
+def survey(session: Session, request: Request) -> tuple[Discovery, Summary]:
+    """What ``discover`` finds, without writing anything. Errors as there."""
+    return _take(
+        lambda: read_facts(session),
+        request.paths,
+        include_binlogs=request.include_binlogs,
+        write=False,
+        refreshed=False,
+    )
+
+
 def discover(session: Session, request: Request) -> dict[str, t.Any]:
     """Take the list of a live server. Returns the module's result: a summary, never the list itself.
 

@@ -14,6 +14,9 @@ import typing as t
 from dataclasses import replace
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _bringback, _deadman, _ledger, _start
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import Request
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import window
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._start import StartRequest
 
@@ -23,7 +26,9 @@ _DEAD_MAN_SECONDS = 120.0
 
 
 class Captured(t.Protocol):
-    """The outcome of a capture."""
+    """The outcome of a capture; ``kind`` is its name in the result."""
+
+    kind: t.ClassVar[str]
 
     def to_result(self) -> dict[str, t.Any]: ...
 
@@ -31,7 +36,7 @@ class Captured(t.Protocol):
 def stop_then_capture(
     stop: t.Callable[[], dict[str, t.Any]], capture: t.Callable[[], Captured], back: StartRequest, *, start_server: bool
 ) -> dict[str, t.Any]:
-    """What ``stop`` returned, with what the capture made as ``archive``, and how the start went if asked for.
+    """What ``stop`` returned, with what the capture made as ``archive`` or ``clone``, and how the start went.
 
     ``back`` says how the server is brought back. A capture that fails raises with ``stopped`` true among its facts: the
     server had been stopped by this run.
@@ -45,7 +50,15 @@ def stop_then_capture(
     except ReplicaBackupError as problem:
         problem.facts["stopped"] = True
         raise
-    return {**stopped, "archive": captured.to_result(), **started}
+    return {**stopped, captured.kind: captured.to_result(), **started}
+
+
+def by_plan(request: Request) -> Captured:
+    """What was planned before the stop: a clone, or the archive itself."""
+    ledger = _ledger.load(request.state_dir)
+    if ledger is not None and ledger.data.get("clone"):
+        return window.take(request)
+    return job.capture(request)
 
 
 def capture_then_start(
@@ -61,6 +74,8 @@ def capture_then_start(
         captured = capture()
     except BaseException as problem:
         started = start_now(state_dir, back)
+        if started["server_restored"]:
+            window.tidy(state_dir)
         if isinstance(problem, ReplicaBackupError):
             problem.facts.update(started)
             problem.server_state = (
@@ -95,7 +110,7 @@ def _without_login(state_dir: str) -> dict[str, t.Any]:
         ledger = _ledger.load(state_dir)
         fired = _deadman.fired(state_dir)
         outcome = "it is not armed any more" if fired is None else str(fired.get("outcome"))
-        done = outcome in _deadman.BROUGHT_BACK or (ledger is not None and ledger.step in ("serving", "catch_up"))
+        done = outcome in _deadman.BROUGHT_BACK or (ledger is not None and ledger.server_is_back)
         if done and ledger is not None and _bringback.is_running(ledger):
             return {"server_restored": True, "start_error": ""}
         if done or fired is None or time.monotonic() >= deadline:

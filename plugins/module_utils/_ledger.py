@@ -257,7 +257,8 @@ class Ledger:
 
     @property
     def step(self) -> str:
-        """Name of the last step begun: opened, quiesce, armed, shutdown, stopped, capture, start, serving."""
+        """The last step begun: opened, flush, precopy, quiesce, shutdown, stopped, capture, start, serving, catch_up,
+        archive."""
         return str(self.data["step"])
 
     def save(self, *, lease: float | None = None) -> None:
@@ -299,6 +300,11 @@ class Ledger:
         """Data leave the host, the server is down and no module is at work: alive until the dead-man's deadline."""
         left = float((self.data.get("deadman") or {}).get("deadline_mono", 0.0)) - time.monotonic()
         self._note(must=True, lease=max(left, DEFAULT_LEASE))
+
+    @property
+    def server_is_back(self) -> bool:
+        """Whether the run has started the server again (or the dead-man has, and the run has seen it)."""
+        return self.step in ("serving", "catch_up", "archive")
 
     @property
     def server_is_down(self) -> bool:

@@ -24,6 +24,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import leftover
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.leftover import KeptSet
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._bringback import BringBackLimits
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
@@ -129,16 +130,18 @@ def _waiting(request: StartRequest, *, check: bool = False) -> dict[str, t.Any]:
 
 
 def _close(ledger: Ledger) -> dict[str, t.Any]:
-    if ledger.step not in ("serving", "catch_up"):
+    if not ledger.server_is_back:
         raise RefusedError(
             f"The run {ledger.run_id} cannot be closed: its server is not back",
             found=f"step {ledger.step}",
-            expected="step serving or catch_up",
+            expected="step serving, catch_up or archive",
             server_state="as it was",
             next_command="start the server with mysql_replica_start first",
             rule="close",
         )
     _deadman.disarm(ledger.state_dir)
+    # Gone already after an archive that was made from it.
+    cleanup.remove(ledger)
     ledger.close("complete")
     _deadman.clear_fired(ledger.state_dir)
     return {"changed": True, "explanation": [f"The ledger of run {ledger.run_id} is closed."], "actions": []}
@@ -225,7 +228,7 @@ def _nothing_open(request: StartRequest) -> dict[str, t.Any]:
 
 def _bring_back(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
     limits = BringBackLimits(stop=request.shutdown_timeout, start=request.start_timeout)
-    already = ledger.step in ("serving", "catch_up")
+    already = ledger.server_is_back
     if not already:
         ledger.begin("start", must=False)
     try:

@@ -27,6 +27,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _server,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._bringback import BringBackLimits
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import plan as capture_plan
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import QueryError, Session
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._coordinates import (
     check_coordinates,
@@ -137,6 +139,7 @@ def _result(ledger: Ledger, *, changed: bool) -> dict[str, t.Any]:
         "channels": data["channels"],
         "clean_stop": data["clean_stop"],
         "service": {"manager": data["service"]["kind"], "name": data["service"].get("name", "")},
+        "capture": data["capture"],
         "ledger": ledger.path,
         "deadline": data["deadline"],
         "times": _ledger.public_times(ledger),
@@ -173,6 +176,8 @@ def _open_ledger(request: StopRequest, plan: StopPlan) -> Ledger:
             },
             "lease_seconds": request.lease,
             "gap_seconds": request.gap,
+            "capture": plan.choice.to_dict(),
+            "clone": capture_plan.to_clone(plan.choice, request.paths),
             "warnings": list(plan.warnings),
         },
     )
@@ -325,6 +330,7 @@ def _undo(ledger: Ledger, request: StopRequest, error: BaseException) -> Replica
         )
     _deadman.disarm(request.state_dir)
     try:
+        cleanup.remove(ledger)
         ledger.end("start")
         ledger.close(f"stop failed: {error or type(error).__name__}")
     except (ReplicaBackupError, OSError) as unwritten:

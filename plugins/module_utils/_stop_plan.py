@@ -25,14 +25,19 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import compress, sample
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import Request as ArchiveRequest
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Prediction, Way
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Prediction
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import plan as capture_plan
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import window
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.plan import Choice
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login, Session
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._filelist import Summary
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._guards import Policy, Verdict
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers.interface import ServiceManager
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._observe import Observed
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._read_only import ReadOnly
 
 # Values of innodb_fast_shutdown that leave the files as after a crash (manual, "innodb_fast_shutdown").
@@ -45,6 +50,9 @@ class StopRequest:
 
     ``lease``: the run is held to be alive for so long after a note in the ledger when no module of it is at work;
     ``gap``: the same after the stop, until the next step; ``look_every``: between two looks of the dead-man at that.
+    ``capture``: one of ``_capture.plan.CAPTURES``, or "auto"; ``stays_down``: nobody starts the server before the set
+    has left the host; ``snapshot_size``: percent of the origin for a classic LVM snapshot; ``bytes_per_second``: how
+    fast a pre-copy and an archive from a clone may read, 0 for no limit.
     """
 
     login: Login
@@ -67,11 +75,10 @@ class StopRequest:
     lease: float = _ledger.DEFAULT_LEASE
     gap: float = _ledger.DEFAULT_LEASE
     look_every: float = _deadman.LOOK_EVERY
-
-    @property
-    def way(self) -> Way:
-        """What decides how long the capture takes."""
-        return self.archive.way
+    capture: str = capture_plan.COLD
+    stays_down: bool = False
+    snapshot_size: int = 20
+    bytes_per_second: float = 0.0
 
     @property
     def archive(self) -> ArchiveRequest:
@@ -83,6 +90,7 @@ class StopRequest:
             self.compression,
             self.compression_level,
             self.compression_threads,
+            bytes_per_second=self.bytes_per_second,
         )
 
 
@@ -96,6 +104,7 @@ class StopPlan:
     verdicts: tuple[Verdict, ...]
     data_bytes: int
     logical_bytes: int
+    choice: Choice
     prediction: Prediction | None
     warnings: tuple[str, ...]
 
@@ -108,6 +117,7 @@ class StopPlan:
             "service_manager": self.manager.kind,
             "service_name": self.manager.name,
             "data_bytes": self.data_bytes,
+            "capture": self.choice.to_dict(),
             "predicted_downtime": None if self.prediction is None else self.prediction.to_dict(),
             "channels": [channel.label() for channel in observed.channels],
             "steps": [
@@ -138,10 +148,11 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
         state_dir=request.state_dir,
         shutdown_timeout=request.shutdown_timeout,
     )
-    listed = _discovery.discover(session, discovery_request(request, check_mode=True))
-    data_bytes = int(listed["list"]["allocated"])
+    discovery, listed = _discovery.survey(session, discovery_request(request, check_mode=True))
+    data_bytes = listed.allocated
     missing_tools = _missing_tools(request)
-    prediction = None if missing_tools else _predict(request, observed.datadir, data_bytes)
+    free_bytes = _guards.free_bytes(request.paths.root)
+    choice, prediction = _choose(request, discovery, listed, free_bytes, can_archive=not missing_tools)
     fetched_again = tuple(_replication.fetched_again(observed.dialect, observed.channels))
     facts = _guards.Facts(
         channels=observed.channels,
@@ -149,10 +160,11 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
         cluster=observed.cluster,
         force_recovery=observed.variables.get("innodb_force_recovery", "0"),
         data_bytes=data_bytes,
-        free_bytes=_guards.free_bytes(request.paths.root),
+        free_bytes=free_bytes,
         spool_dir=request.paths.root,
         missing_tools=missing_tools,
         fetched_again=fetched_again,
+        clone_bytes=choice.extra_bytes,
         prediction=prediction,
         downtime_budget=request.downtime_budget,
     )
@@ -180,18 +192,64 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
             f"The restart through {manager.kind} {manager.name} cannot be given {' '.join(read_only.options)}: the "
             "server takes writes for the moment until the switch that was set at run time is put back"
         )
-    logical_bytes = int(listed["list"]["bytes"])
     return StopPlan(
-        observed, manager, read_only, tuple(verdicts), data_bytes, logical_bytes, prediction, tuple(warnings)
+        observed,
+        manager,
+        read_only,
+        tuple(verdicts),
+        data_bytes,
+        listed.bytes,
+        choice,
+        prediction,
+        tuple(warnings),
     )
 
 
-def _predict(request: StopRequest, datadir: str, size: int) -> Prediction | None:
-    """The downtime to come; a sample is taken of a host that has nothing to go by and may be too slow.
+def _choose(
+    request: StopRequest, discovery: Discovery, listed: Summary, free_bytes: int, *, can_archive: bool
+) -> tuple[Choice, Prediction | None]:
+    """The capture, and the downtime that is to come with it."""
+    asked, size = request.capture, listed.allocated
+    means: tuple[capture_plan.Means, ...] = ()
+    if asked in (capture_plan.AUTO, capture_plan.SNAPSHOT) and not request.stays_down:
+        sizes = {name: place.bytes for name, place in listed.places.items()}
+        means = capture_plan.look(discovery, sizes, request.paths, size_percent=request.snapshot_size)
+    open_question = asked == capture_plan.AUTO and not request.stays_down and not all(one.by for one in means)
+    cold = None
+    if can_archive and (asked == capture_plan.COLD or request.stays_down or open_question):
+        cold = _predict(request, discovery.datadir, size, needed=open_question and size > capture_plan.EASY_BYTES)
+    choice = capture_plan.choose(
+        capture_plan.Facts(
+            asked=asked,
+            stays_down=request.stays_down,
+            means=means,
+            data_bytes=size,
+            archive_bytes=int(size * request.policy.space_factor),
+            free_bytes=free_bytes,
+            predicted={capture_plan.COLD: cold},
+        )
+    )
+    if choice.capture == capture_plan.COLD:
+        return choice, cold
+    return choice, _predict_clone(request, discovery.datadir, size, choice.capture)
 
-    And of one that would be refused for a run that ran out of time: what slowed that one down may be over.
+
+def _predict_clone(request: StopRequest, datadir: str, size: int, capture: str) -> Prediction | None:
+    known, way = _budget.runs(request.state_dir), window.way(capture)
+    copied = capture == capture_plan.COPY and not _budget.comparable(known, way, size)
+    measured = None
+    if copied and _budget.worth_a_sample(size, request.downtime_budget):
+        measured = sample.take(sample.largest_files(datadir), None)
+    return _budget.predict(known, way, size, measured)
+
+
+def _predict(request: StopRequest, datadir: str, size: int, *, needed: bool = False) -> Prediction | None:
+    """The downtime of a cold archive, ``needed`` even when it is short.
+
+    A sample is taken of a host that has nothing to go by and may be too slow. And of one that would be refused for a
+    run that ran out of time: what slowed that one down may be over.
     """
-    known, way = _budget.runs(request.state_dir), request.way
+    known, way = _budget.runs(request.state_dir), request.archive.way
 
     def sampled() -> tuple[int, float]:
         archive = request.archive
@@ -203,7 +261,7 @@ def _predict(request: StopRequest, datadir: str, size: int) -> Prediction | None
         if prediction is None or prediction.least <= request.downtime_budget or all(run.whole for run in similar):
             return prediction
         return _budget.second_look(prediction, known, size, sampled())
-    measured = sampled() if _budget.worth_a_sample(size, request.downtime_budget) else None
+    measured = sampled() if needed or _budget.worth_a_sample(size, request.downtime_budget) else None
     return _budget.predict(known, way, size, measured)
 
 

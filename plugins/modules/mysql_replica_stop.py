@@ -17,8 +17,9 @@ description:
     appliers, and records the coordinates of every channel in the ledger.
   - Shuts the server down through the service manager that owns it, waits for the process, and proves that the stop
     was clean.
-  - With O(capture=cold) it goes on at once, in the same step, as M(mysql_ops.replica_backup.replica_archive) does
-    for the state V(captured), and starts the server again. Neither controller nor connection is needed in between.
+  - With O(capture_now) it goes on at once, in the same step, archives or clones the files, and starts the server again.
+    Neither controller nor connection is needed in between. M(mysql_ops.replica_backup.replica_archive) makes the
+    archive from a clone while the server serves.
   - When anything fails on the way, the server and its threads are brought back before the module fails.
 attributes:
   check_mode:
@@ -57,14 +58,39 @@ options:
     default: 0
   capture:
     description:
-      - V(none) leaves the server stopped, for M(mysql_ops.replica_backup.replica_archive) to capture its files.
-      - V(cold) archives the files at once. Needs the list that M(mysql_ops.replica_backup.replica_files_discover) has
-        written.
+      - How the files are to be captured; the guards ask for the room and the time that it takes.
+      - V(cold) archives them from the stopped server, as M(mysql_ops.replica_backup.replica_archive) does for the state
+        V(captured).
+      - V(snapshot) clones them within a moment, by shared blocks (XFS with reflink, btrfs) or snapshots of the volumes
+        (btrfs, LVM, ZFS). Refused where a file system of the server can do neither, unless it has only a few MiB.
+      - V(staged) copies them to the spool while the server runs, and what has changed since while it is down.
+      - V(copy) copies them to the spool while it is down.
+      - V(auto) takes V(snapshot) where it can, else V(staged) where there is room and a cold archive would take long,
+        else V(cold); RV(capture) says why.
     type: str
-    choices: [none, cold]
-    default: none
+    choices: [auto, cold, snapshot, staged, copy]
+    default: cold
+  capture_now:
+    description:
+      - Capture the files at once, in this step. Needs the list that
+        M(mysql_ops.replica_backup.replica_files_discover) has written.
+      - Otherwise the server is left stopped, for M(mysql_ops.replica_backup.replica_snapshot) or
+        M(mysql_ops.replica_backup.replica_archive).
+    type: bool
+    default: false
+  snapshot_size:
+    description: Room for a classic LVM snapshot, in percent of its origin. Thin volumes need none.
+    type: int
+    default: 20
+  throttle:
+    description:
+      - MiB per second that a pre-copy (O(capture=staged)) may read while the server serves; 0 for no limit. It runs at
+        the lowest priority for CPU and disk in any case.
+    type: int
+    default: 0
   start_server:
-    description: With O(capture), start the server the moment the capture stands or has failed, with threads as before.
+    description:
+      - With O(capture_now), start the server the moment the capture stands or has failed, with threads as before.
     type: bool
     default: true
   include_binlogs:
@@ -161,8 +187,28 @@ EXAMPLES = r"""
     host: "{{ inventory_hostname }}"
     backup_id: 20260101T030000Z
     capture: cold
+    capture_now: true
   async: 86400
   poll: 5
+
+- name: Stop it, clone its files by whatever the host can do quickest, and start it again
+  mysql_ops.replica_backup.mysql_replica_stop:
+    login_unix_socket: /run/mysqld/mysqld.sock
+    host: "{{ inventory_hostname }}"
+    backup_id: 20260101T030000Z
+    capture: auto
+    capture_now: true
+  async: 86400
+  poll: 5
+  register: stopped
+
+- name: Archive the clone while the server serves
+  mysql_ops.replica_backup.replica_archive:
+    host: "{{ inventory_hostname }}"
+    backup_id: 20260101T030000Z
+    state: captured
+    throttle: 50
+  when: stopped.clone is defined
 """
 
 RETURN = r"""
@@ -212,17 +258,27 @@ times:
   sample: {"shutdown": {"start": "2026-01-01T03:00:01.000000Z", "end": "2026-01-01T03:00:02.000000Z", "seconds": 1.0}}
 archive:
   description: What the capture made, as M(mysql_ops.replica_backup.replica_archive) returns it.
-  returned: with O(capture=cold)
+  returned: after a cold capture
   type: dict
   sample: {"set_dir": "/var/backups/mysql-replica/db2/20260101T030000Z", "files": 6218}
+clone:
+  description: What the capture made, as M(mysql_ops.replica_backup.replica_snapshot) returns it.
+  returned: after a capture by snapshot, staged or copy
+  type: dict
+  sample: {"capture": "snapshot", "files": 6218, "bytes": 2684354560, "seconds": 0.1}
+capture:
+  description: The capture that was chosen, why, and by what means for each file system.
+  returned: when stopped
+  type: dict
+  sample: {"capture": "snapshot", "why": "asked for", "by": [{"roots": ["/var/lib/mysql"], "by": "reflink"}]}
 server_restored:
   description: Whether the server runs again, threads as before.
-  returned: with O(capture=cold) and O(start_server=true), and when the module failed after the first change
+  returned: with O(capture_now=true) and O(start_server=true), and when the module failed after the first change
   type: bool
   sample: true
 start_error:
   description: Why it does not; empty when it does.
-  returned: with O(capture=cold) and O(start_server=true)
+  returned: with O(capture_now=true) and O(start_server=true)
   type: str
   sample: ""
 stopped:
@@ -237,7 +293,6 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _handover
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._guards import Policy
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
@@ -262,7 +317,10 @@ _AT_LEAST = {
     "start_timeout": 1,
     "downtime_budget": 10,
     "lease": 30,
+    "snapshot_size": 1,
+    "throttle": 0,
 }
+_UNITS = {"lease": "seconds", "snapshot_size": "percent", "throttle": "MiB per second"}
 
 
 def _request(params: t.Mapping[str, t.Any]) -> StopRequest:
@@ -271,7 +329,8 @@ def _request(params: t.Mapping[str, t.Any]) -> StopRequest:
             raise RefusedError(
                 f"The value of {name} is too small",
                 found=params[name],
-                expected=f"{least} seconds or more" + ("" if name == "lease" else f"; variable replica_backup_{name}"),
+                expected=f"{least} {_UNITS.get(name, 'seconds')} or more"
+                + ("" if name == "lease" else f"; variable replica_backup_{name}"),
                 server_state="untouched",
                 rule="input",
             )
@@ -301,16 +360,20 @@ def _request(params: t.Mapping[str, t.Any]) -> StopRequest:
         start_timeout=params["start_timeout"],
         downtime_budget=params["downtime_budget"],
         gap=params["lease"],
+        capture=params["capture"],
+        stays_down=params["capture_now"] and not params["start_server"],
+        snapshot_size=params["snapshot_size"],
+        bytes_per_second=params["throttle"] * 1024 * 1024,
     )
 
 
 def _work(params: t.Mapping[str, t.Any], check: bool) -> dict[str, t.Any]:
     request = _request(params)
-    if check or params["capture"] == "none":
+    if check or not params["capture_now"]:
         return stop(request, check=check)
     return _handover.stop_then_capture(
         lambda: stop(request),
-        lambda: job.capture(request.archive),
+        lambda: _handover.by_plan(request.archive),
         StartRequest(
             login=request.login,
             state_dir=request.state_dir,
@@ -334,7 +397,10 @@ def main() -> None:
             "compression": {"type": "str", "choices": ["none", "gzip", "zstd", "lz4", "xz"], "default": "zstd"},
             "compression_level": {"type": "int"},
             "compression_threads": {"type": "int", "default": 0},
-            "capture": {"type": "str", "choices": ["none", "cold"], "default": "none"},
+            "capture": {"type": "str", "choices": ["auto", "cold", "snapshot", "staged", "copy"], "default": "cold"},
+            "capture_now": {"type": "bool", "default": False},
+            "snapshot_size": {"type": "int", "default": 20},
+            "throttle": {"type": "int", "default": 0},
             "start_server": {"type": "bool", "default": True},
             "include_binlogs": {"type": "bool", "default": True},
             "max_lag": {"type": "int", "default": 300},

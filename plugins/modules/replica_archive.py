@@ -11,11 +11,14 @@ short_description: Archive the files of a stopped replica and prove the result
 description:
   - Streams the files that M(mysql_ops.replica_backup.replica_files_discover) has found into one archive in the spool
     of the replica, while the server is down. Every file is hashed as it is read.
+  - Where M(mysql_ops.replica_backup.mysql_replica_stop) or M(mysql_ops.replica_backup.replica_snapshot) has made a
+    clone of them, the clone is archived, while the server serves, and removed then.
   - The list is taken again from disk first, because logs rotate at a shutdown. A file that vanishes or changes while it
     is archived fails the module with its name; at the end all files are compared once more.
   - Publishing reads the archive back from disk, compares every member with what was read from the server, and writes
     C(manifest.json) last. A set without it is not a backup.
-  - Refuses while the server runs and fails when the dead-man starts it meanwhile. What was written by then is removed.
+  - Without a clone it refuses while the server runs and fails when the dead-man starts it meanwhile. What was written
+    by then is removed.
   - Memory does not grow with the data.
 version_added: 0.1.0
 author:
@@ -23,7 +26,8 @@ author:
 options:
   state:
     description:
-      - V(captured) archives, without manifest. Needs the stopped server; this is the part that costs downtime.
+      - V(captured) archives, without manifest. Needs the stopped server, and this is the part that costs downtime; or
+        the clone of this run.
       - V(published) proves what was captured and writes the manifest. The server may run again.
       - V(present) does both.
       - V(absent) removes the set from the spool, finished or not.
@@ -61,6 +65,12 @@ options:
       - Needs PyMySQL; logs in as M(mysql_ops.replica_backup.mysql_replica_stop) did.
     type: bool
     default: false
+  throttle:
+    description:
+      - MiB per second that a clone may be read with at most; 0 for no limit. An archive from a clone runs at the lowest
+        priority for CPU and disk in any case. Has no effect on a stopped server's files.
+    type: int
+    default: 0
   times:
     description:
       - Start and end (UTC) of further steps, for the manifest, used with O(state=published) and O(state=present).
@@ -195,6 +205,7 @@ def argument_spec() -> dict[str, t.Any]:
         "compression_level": {"type": "int"},
         "compression_threads": {"type": "int", "default": 0},
         "start_server": {"type": "bool", "default": False},
+        "throttle": {"type": "int", "default": 0},
         "times": {"type": "dict", "default": {}},
     }
 
@@ -207,6 +218,7 @@ def work(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
         compression=params["compression"],
         level=params["compression_level"],
         threads=params["compression_threads"],
+        bytes_per_second=max(0, params["throttle"]) * 1024 * 1024,
         times=params["times"] or {},
     )
     state = params["state"]

@@ -18,6 +18,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _l
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import remove_tree
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.publish import publish_locked
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import Request
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
     RefusedError,
     ReplicaBackupError,
@@ -97,11 +98,12 @@ def settle(ledger: Ledger) -> Settled:
     """
     found, kept = look(ledger), set_of(ledger)
     directory = kept.paths.directory
+    gone = [f"The clone {path} was removed." for path in cleanup.remove(ledger)]
     if found == NOTHING:
-        return Settled(())
+        return Settled(tuple(gone))
     if found == UNFINISHED:
         remove_tree(directory)
-        return Settled((f"The unfinished set {directory} was removed.",))
+        return Settled((*gone, f"The unfinished set {directory} was removed."))
     try:
         if found == COMPLETE:
             remove_tree(kept.paths.work)
@@ -113,10 +115,20 @@ def settle(ledger: Ledger) -> Settled:
         if isinstance(problem, OSError) or "errno" in problem.facts or isinstance(problem, RefusedError):
             raise _storage(problem, directory, kept.host) from problem
         remove_tree(directory)
-        return Settled((f"The archive {directory} did not pass its proof and was removed: {problem}",))
+        return Settled(
+            (
+                *gone,
+                f"The archive {directory} did not pass its proof and was removed: {problem}",
+            )
+        )
     note(ledger.state_dir, kept)
     return Settled(
-        (f"The set {directory} {done}.", f"It stays on this host until it is brought away: {kept.next_command}."), kept
+        (
+            *gone,
+            f"The set {directory} {done}.",
+            f"It stays on this host until it is brought away: {kept.next_command}.",
+        ),
+        kept,
     )
 
 

@@ -64,6 +64,8 @@ class Request:
 class Outcome:
     """What the step found or made. ``manifest`` is set once the set is published; ``totals`` counts the files."""
 
+    kind: t.ClassVar[str] = "archive"
+
     changed: bool
     set_dir: str
     parts: tuple[dict[str, t.Any], ...] = ()

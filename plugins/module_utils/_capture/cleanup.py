@@ -32,6 +32,20 @@ def snapshots(ledger: Ledger) -> list[Snapshot]:
     return [volumes.load(item["snapshot"]) for item in (ledger.data.get("clone") or {}).get("snapshots", ())]
 
 
+def found(ledger: Ledger | None) -> list[str]:
+    """What ``remove`` would remove, as far as a look at the disk can tell."""
+    planned = (ledger.data.get("clone") if ledger is not None else None) or {}
+    if planned.get("removed"):
+        return []
+    there = [store["directory"] for store in planned.get("stores", ()) if os.path.lexists(store["directory"])]
+    taken = planned.get("snapshots", ()) if planned.get("complete") else ()
+    return there + [_name(item) for item in taken]
+
+
+def _name(item: t.Mapping[str, t.Any]) -> str:
+    return f"the {item['snapshot'].get('kind', '')} snapshot of device {item['device']}"
+
+
 def remove(ledger: Ledger) -> list[str]:
     """Remove all that belongs to the clone of this run; returns what was there. Nothing is done the second time.
 
@@ -52,7 +66,7 @@ def remove(ledger: Ledger) -> list[str]:
     for item in plan["snapshots"]:
         try:
             if volumes.load(item["snapshot"]).remove():
-                removed.append(f"the {item['snapshot'].get('kind', '')} snapshot of device {item['device']}")
+                removed.append(_name(item))
         except (ReplicaBackupError, OSError) as problem:
             problems.append(str(problem))
     remove_if_there(plan["list"])

@@ -16,7 +16,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors i
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery
 
-NONE, AUTO = "none", "auto"
+AUTO = "auto"
 COLD, SNAPSHOT, STAGED, COPY = "cold", "snapshot", "staged", "copy"
 CAPTURES = (COLD, SNAPSHOT, STAGED, COPY)
 # What a file system that cannot be cloned may hold at most and still be copied within a snapshot's window, in bytes:

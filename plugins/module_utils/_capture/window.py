@@ -27,8 +27,11 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.plan import STAGED
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.volumes import Snapshot
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
+    RefusedError,
     ReplicaBackupError,
+    recover_command,
 )
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery
 
 _DUPLICATE: t.Mapping[str, clone.Duplicate] = {"reflink": clone.reflink, "copy": clone.copy}
@@ -37,6 +40,8 @@ _DUPLICATE: t.Mapping[str, clone.Duplicate] = {"reflink": clone.reflink, "copy":
 @dataclass(frozen=True)
 class Outcome:
     """A clone that stands: names in it, logical bytes, seconds that it took while the server was down."""
+
+    kind: t.ClassVar[str] = "clone"
 
     capture: str
     why: str
@@ -76,14 +81,50 @@ def take(request: Request) -> Outcome:
         return _take_locked(request)
 
 
-def tidy(request: Request) -> None:
-    """Remove what a clone that failed has left; it must not delay the start of the server. Never raises.
+def plan(request: Request) -> dict[str, t.Any]:
+    """For check mode: what would be cloned. Raises RefusedError when this run has not stopped its server."""
+    guard = Guard(request)
+    guard.enter()
+    planned = guard.ledger.data.get("clone")
+    if not planned:
+        raise _no_plan(guard.ledger)
+    return {"changed": not planned["complete"], "capture": planned["capture"], "why": planned["why"]}
+
+
+def remove(request: Request, *, check: bool = False) -> list[str]:
+    """Remove the clone of this run; what was there, or with ``check`` would be removed. Raises ReplicaBackupError."""
+    if check:
+        return cleanup.found(_own_ledger(request))
+    with _ledger.locked(request.state_dir, who="replica_snapshot"):
+        ledger = _own_ledger(request)
+        return [] if ledger is None else cleanup.remove(ledger)
+
+
+def _own_ledger(request: Request) -> Ledger | None:
+    ledger = _ledger.load(request.state_dir)
+    return ledger if ledger is not None and ledger.data.get("backup_id") == request.paths.backup_id else None
+
+
+def _no_plan(ledger: Ledger) -> RefusedError:
+    return RefusedError(
+        "This run has no plan for a clone",
+        found=f"capture {(ledger.data.get('capture') or {}).get('capture', 'cold')}",
+        expected="mysql_replica_stop with capture snapshot, staged or copy",
+        server_state=STOPPED,
+        next_command="archive the files with replica_archive, or "
+        f"{recover_command(ledger.data.get('host'))} and stop the server with another capture",
+        rule="capture",
+    )
+
+
+def tidy(state_dir: str) -> None:
+    """Remove what a clone that failed has left, once the server is back: it must not wait for this. Never raises.
 
     What cannot be removed stands in the ledger, and the recovery tries again.
     """
-    with contextlib.suppress(ReplicaBackupError, OSError), _ledger.locked(request.state_dir, who="replica_snapshot"):
-        ledger = _ledger.load(request.state_dir)
-        if ledger is not None and ledger.data.get("backup_id") == request.paths.backup_id:
+    with contextlib.suppress(ReplicaBackupError, OSError), _ledger.locked(state_dir, who="replica_snapshot"):
+        ledger = _ledger.load(state_dir)
+        if ledger is not None and not cleanup.stands(ledger):
             cleanup.remove(ledger)
 
 
@@ -91,18 +132,16 @@ def _take_locked(request: Request) -> Outcome:
     guard = Guard(request)
     guard.enter()
     ledger = guard.ledger
-    plan = ledger.data.get("clone")
-    if not plan:
-        raise ReplicaBackupError(
-            "This run has no plan for a clone", found="a cold capture", expected="capture snapshot, staged or copy"
-        )
+    planned = ledger.data.get("clone")
+    if not planned:
+        raise _no_plan(ledger)
     discovery = guard.discovery()
     refuse_inside(request, discovery)
     ledger.begin("capture")
     clock = time.monotonic()
     try:
         with storage_errors(request):
-            count, details = _make(request, discovery, plan, guard)
+            count, details = _make(request, discovery, planned, guard)
     except BaseException as problem:
         if isinstance(problem, ReplicaBackupError) and problem.server_state is None:
             problem.server_state = STOPPED
@@ -110,9 +149,9 @@ def _take_locked(request: Request) -> Outcome:
             raise _cannot(problem) from problem
         raise
     seconds = round(time.monotonic() - clock, 3)
-    outcome = Outcome(plan["capture"], plan["why"], count, guard.watch.done, seconds, details=details)
-    ledger.data["clone"] = {**plan, "complete": True, "outcome": {**vars(outcome)}}
-    _budget.note_capture(ledger, way(plan["capture"]), guard.on_disk(outcome.bytes), seconds)
+    outcome = Outcome(planned["capture"], planned["why"], count, guard.watch.done, seconds, details=details)
+    ledger.data["clone"] = {**planned, "complete": True, "outcome": {**vars(outcome)}}
+    _budget.note_capture(ledger, way(planned["capture"]), guard.on_disk(outcome.bytes), seconds)
     # One note for three things: every one costs a write to disk while the server is down.
     ledger.end("capture", must=False, save=False)
     ledger.hand_on()
