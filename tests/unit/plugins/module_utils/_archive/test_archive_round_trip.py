@@ -40,7 +40,7 @@ def by_tar(made: Archived, target: Path) -> None:
 def by_unzip(made: Archived, target: Path) -> None:
     # -K and -X keep mode bits and owners, -^ keeps control characters in names.
     subprocess.run(
-        ["unzip", "-q", "-K", "-X", "-^", str(made.path), "-d", str(target)],
+        ["unzip", "-q", "-K", "-X", "-V", "-^", str(made.path), "-d", str(target)],
         check=True,
         env={"PATH": os.environ["PATH"], "TZ": "UTC", "LC_ALL": "C.UTF-8"},
     )
