@@ -412,11 +412,15 @@ class UnpackedInput:
         if trouble is not None and not isinstance(trouble, BrokenPipeError):
             raise ReplicaBackupError(f"{self._source.name} cannot be read back: {trouble}") from trouble
 
-    def close(self) -> None:
-        """End everything; safe at any time."""
+    def cancel(self) -> None:
+        """From any thread: a read that waits comes to its end."""
         self._source.cancel()
         if self._stage is not None:
             self._stage.kill()
+
+    def close(self) -> None:
+        """End everything; safe at any time."""
+        self.cancel()
         if self._feeder is not None:
             self._feeder.join()
         if self._stage is not None:

@@ -31,6 +31,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors i
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_WRITEBACK_STEP = 32 * 1024 * 1024
 
 
 def split_path(path: str) -> list[bytes]:
@@ -100,6 +101,7 @@ class Directories:
         self._parent_key: tuple[str, tuple[bytes, ...]] | None = None
         self._parent_fd = -1
         self._file = -1
+        self._pushed = 0
         # Times of directories change with every name in them, so they come last.
         self._directories: list[FileRecord] = []
         try:
@@ -137,6 +139,7 @@ class Directories:
         if not parts:
             raise RefusedError("A place is a file in this set", found=record.name, expected="a directory")
         self.files += 1
+        self._pushed = 0
         try:
             self._file = os.open(parts[-1], _CREATE, 0o600, dir_fd=self._parent(record.place, parts))
         except OSError as problem:
@@ -151,6 +154,7 @@ class Directories:
                 offset += done
                 self.bytes += done
                 view = view[done:]
+            self._push(offset)
         except OSError as problem:
             raise self._failed(problem, None) from problem
 
@@ -165,9 +169,16 @@ class Directories:
             # Nothing of a server runs with the rights of its file's owner.
             os.fchmod(self._file, record.mode & 0o777)
             os.utime(self._file, ns=(record.mtime_ns, record.mtime_ns))
+            self._push(record.size, last=True)
         except OSError as problem:
             raise self._failed(problem, self._path(record)) from problem
         self._close_file()
+
+    def _push(self, end: int, *, last: bool = False) -> None:
+        """Have the disk begin with what is written, so that it is not idle until everything must be durable."""
+        if end - self._pushed >= _WRITEBACK_STEP or last:
+            os.posix_fadvise(self._file, self._pushed, end - self._pushed, os.POSIX_FADV_DONTNEED)
+            self._pushed = end
 
     def finish(self) -> None:
         """Owner, mode and time of the directories; then everything is made durable."""
@@ -248,7 +259,7 @@ class Directories:
             shutil.copyfileobj(reader, writer, 1 << 20)
             writer.flush()
             self.bytes += record.size
-            self._file = os.dup(writer.fileno())
+            self._file, self._pushed = os.dup(writer.fileno()), 0
         self.end(record)
 
     def _dress(self, name: bytes, parent: int, record: FileRecord) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import typing as t
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import Part
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.readahead import Behind
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.reader import Member, Reader
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import FILE, FileRecord
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
@@ -21,7 +22,8 @@ _WORTH_A_THREAD = 128 * 1024
 
 class Lander(t.Protocol):
     """Where members go while they are compared: ``plain`` for directories, links and further names of a file
-    (``record.link``); for a file ``begin``, ``write`` at ascending offsets, and ``end`` once its data are proven."""
+    (``record.link``); for a file ``begin``, ``write`` at ascending offsets, and ``end``. Its data are hashed meanwhile:
+    they are proven when :func:`prove` has returned."""
 
     def plain(self, record: FileRecord) -> None: ...
     def begin(self, record: FileRecord) -> None: ...
@@ -51,12 +53,15 @@ def prove(
     mode and time are not compared. With a ``lander`` the members are laid down on the way: whoever gave it removes
     them again when this raises :class:`ReplicaBackupError`, which names the first difference.
     """
-    helper = None if lander is None else ThreadPoolExecutor(1)
-    try:
-        count = _prove(reader, records, tick, attributes, lander, helper)
-    finally:
-        if helper is not None:
-            helper.shutdown()
+    if lander is None:
+        count = _prove(reader, records, tick, attributes, None, None)
+    else:
+        hasher = _Hasher(reader)
+        try:
+            count = _prove(reader, records, tick, attributes, lander, hasher)
+            hasher.wait()
+        finally:
+            hasher.close()
     seen = reader.finish()
     if part is not None and seen != part:
         raise mismatch(part.name, "size or SHA-256 of the part", _say(seen), _say(part))
@@ -69,7 +74,7 @@ def _prove(
     tick: t.Callable[[], None],
     attributes: bool,
     lander: Lander | None,
-    helper: ThreadPoolExecutor | None,
+    hasher: _Hasher | None,
 ) -> int:
     count = 0
     expected = iter(records)
@@ -84,9 +89,7 @@ def _prove(
         if has_data:
             if target is not None:
                 target.begin(record)
-            digest = _hash(reader, member.size, tick, target, helper)
-            if digest != record.sha256:
-                raise mismatch(member.name, "SHA-256", digest, record.sha256)
+            _read(reader, record, tick, target, hasher)
             if target is not None:
                 target.end(record)
         if lander is not None and target is None:
@@ -126,29 +129,49 @@ def _compare(member: Member, record: FileRecord, attributes: bool) -> None:
             raise mismatch(record.name, what, found, expected)
 
 
-def _hash(
-    reader: Reader, size: int, tick: t.Callable[[], None], lander: Lander | None, helper: ThreadPoolExecutor | None
-) -> str:
+class _Hasher(Behind):
+    """Hashes what is written at the same time, as far behind as the reader's buffers allow."""
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__()
+        self._views_stay = reader.keep(self.do)
+
+    def release(self) -> None:
+        """The view that was handed over last is about to go."""
+        if not self._views_stay:
+            self.wait()
+
+
+def _read(
+    reader: Reader, record: FileRecord, tick: t.Callable[[], None], lander: Lander | None, hasher: _Hasher | None
+) -> None:
+    """Read one file, hash it, compare, and lay it down."""
     digest = hashlib.sha256()
     position = 0
+    later = hasher.do if hasher is not None and record.size >= _WORTH_A_THREAD else _now
     for offset, view in reader.data():
-        _zeros(digest, offset - position)
-        if lander is None:
-            digest.update(view)
-        elif helper is None or len(view) < _WORTH_A_THREAD:
+        if offset > position:
+            later(partial(_zeros, digest, offset - position))
+        later(partial(digest.update, view))
+        if lander is not None:
             lander.write(offset, view)
-            digest.update(view)
-        else:
-            # Both let go of the interpreter's lock; the view is good until the next one is taken.
-            hashed = helper.submit(digest.update, view)
-            try:
-                lander.write(offset, view)
-            finally:
-                hashed.result()
+        if hasher is not None:
+            hasher.release()
         position = offset + len(view)
         tick()
-    _zeros(digest, size - position)
-    return digest.hexdigest()
+    if record.size > position:
+        later(partial(_zeros, digest, record.size - position))
+    later(partial(_same, digest, record))
+
+
+def _now(work: t.Callable[[], object]) -> None:
+    work()
+
+
+def _same(digest: t.Any, record: FileRecord) -> None:
+    found = digest.hexdigest()
+    if found != record.sha256:
+        raise mismatch(record.name, "SHA-256", found, record.sha256)
 
 
 def _zeros(digest: t.Any, size: int) -> None:

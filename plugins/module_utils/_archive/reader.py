@@ -19,6 +19,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
     UnpackedInput,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import Part
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.readahead import ReadAhead
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import (
     DIRECTORY,
     FILE,
@@ -74,6 +75,9 @@ class Reader(t.Protocol):
     def data(self) -> Data:
         """Offset and bytes, ascending; what is left out is zeros. A view is good until the next one is taken."""
 
+    def keep(self, give_back: t.Callable[[t.Callable[[], None]], None]) -> bool:
+        """Whether views stay good for longer: until that is called which is given to ``give_back`` after them."""
+
     def finish(self) -> Part:
         """After the last member: the archive file's own name, size and SHA-256."""
 
@@ -86,7 +90,8 @@ class TarArchive:
     def __init__(self, path: str, compressor: Compressor | None, stream: ByteStream | None = None) -> None:
         self._name = os.path.basename(path)
         self._input = UnpackedInput(path, compressor, stream)
-        self._reader = TarReader(self._input.readinto)
+        self._ahead = ReadAhead(self._input.readinto)
+        self._reader = TarReader(self._ahead.following)
         self._current: TarMember | None = None
 
     def __iter__(self) -> t.Iterator[Member]:
@@ -120,11 +125,17 @@ class TarArchive:
             self._input.complain()
             raise
 
+    def keep(self, give_back: t.Callable[[t.Callable[[], None]], None]) -> bool:
+        self._ahead.give_back = give_back
+        return True
+
     def finish(self) -> Part:
         digest = self._input.finish()
         return Part(self._name, self._input.bytes, digest)
 
     def close(self) -> None:
+        self._input.cancel()
+        self._ahead.close()
         self._input.close()
 
 
@@ -178,6 +189,9 @@ class ZipArchive:
                     offset += size
         except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, OSError) as problem:  # type: ignore[attr-defined]
             raise broken(f"{t.cast(zipfile.ZipInfo, self._current).filename!r}: {problem}") from problem
+
+    def keep(self, give_back: t.Callable[[t.Callable[[], None]], None]) -> bool:
+        return False
 
     def finish(self) -> Part:
         return Part(os.path.basename(self._path), self._bytes, self._digest.hexdigest())
@@ -280,6 +294,9 @@ class CopyArchive:
             raise broken(f"{to_text(self._current)} cannot be read back: {problem.strerror}") from problem
         finally:
             os.close(descriptor)
+
+    def keep(self, give_back: t.Callable[[t.Callable[[], None]], None]) -> bool:
+        return False
 
     def finish(self) -> Part:
         _sync(self._root)

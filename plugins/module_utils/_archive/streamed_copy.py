@@ -92,6 +92,9 @@ class StreamedCopy:
     def data(self) -> Data:
         return self._contents(t.cast(FileRecord, self._current))
 
+    def keep(self, give_back: t.Callable[[t.Callable[[], None]], None]) -> bool:
+        return False
+
     def finish(self) -> Part:
         return Part(self._name, 0, "")
 

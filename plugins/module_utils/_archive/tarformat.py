@@ -17,7 +17,6 @@ TYPE_FILE, TYPE_HARDLINK, TYPE_SYMLINK, TYPE_DIRECTORY, TYPE_PAX = b"0", b"1", b
 _SECOND = 1_000_000_000
 _MAX_OCTAL_11 = 0o77777777777
 _MAX_OCTAL_7 = 0o7777777
-_BUFFER = 1024 * 1024
 _MAX_HEADER = 16 * 1024 * 1024
 
 
@@ -203,15 +202,15 @@ def broken(what: str) -> ReplicaBackupError:
 
 
 class TarReader:
-    """Reads the archive once from front to back, in one buffer.
+    """Reads the archive once from front to back.
 
-    ``read_into`` fills a view from its start and returns the count, 0 at the end. Take each member, then all of its
-    data by :meth:`data` before the next one; data not taken are skipped.
+    ``following`` gives the next bytes, none at the end; what it gave before need not be good any more then. Take each
+    member, then all of its data by :meth:`data` before the next one; data not taken are skipped.
     """
 
-    def __init__(self, read_into: t.Callable[[memoryview], int]) -> None:
-        self._read_into = read_into
-        self._view = memoryview(bytearray(_BUFFER))
+    def __init__(self, following: t.Callable[[], memoryview]) -> None:
+        self._following = following
+        self._view = memoryview(b"")
         self._start = self._end = 0
         self._left = 0
         self._pad = 0
@@ -240,7 +239,8 @@ class TarReader:
                 position += len(view)
 
     def _fill(self) -> bool:
-        self._start, self._end = 0, self._read_into(self._view)
+        self._view = self._following()
+        self._start, self._end = 0, len(self._view)
         return self._end > 0
 
     def _some(self, most: int) -> memoryview:

@@ -69,8 +69,8 @@ def member(**more: t.Any) -> TarMember:
 
 
 def read(raw: bytes) -> TarReader:
-    stream = io.BytesIO(raw)
-    return TarReader(stream.readinto)
+    blocks = iter([memoryview(raw)])
+    return TarReader(lambda: next(blocks, memoryview(b"")))
 
 
 def extents(*pairs: tuple[int, int]) -> Extents:
@@ -606,6 +606,9 @@ class FakeReader:
 
     def data(self) -> t.Iterator[tuple[int, memoryview]]:
         yield 0, memoryview(b"abc")
+
+    def keep(self, give_back: t.Callable[[t.Callable[[], None]], None]) -> bool:
+        return False
 
     def finish(self) -> Part:
         return Part("data.tar", 1, "00")
