@@ -23,7 +23,11 @@ SCENARIOS := default mysql97 mysql56 mariadb_multisource scattered_files faults
 STAGES := lint sanity unit integration faults
 SECOND := molecule restore
 
-.PHONY: help setup setup-tests demo test $(STAGES) $(SECOND) soak image clean
+# GiB of data, and how often each is measured.
+SIZES := 0.6 2.5 10
+ROUNDS := 3
+
+.PHONY: help setup setup-tests demo test $(STAGES) $(SECOND) soak bench bench-quick image clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,6 +94,14 @@ molecule: setup-tests ## Fleets under writes: MariaDB 10.11 and 11.8, MySQL 5.6 
 	for scenario in $(SCENARIOS); do \
 	    tests/lab/molecule.sh $(RESULTS) "$$scenario" || status=1; \
 	done; exit $$status
+
+bench: setup-tests ## Benchmarks, and what docs/performance.md says of them (SIZES="0.6 2.5 10" ROUNDS=3; ONLY="names")
+	@tests/benchmarks/setup.sh
+	@python tests/benchmarks/run_all.py --docs --sizes $(SIZES) --rounds $(ROUNDS) $(if $(ONLY),--only $(ONLY))
+
+bench-quick: setup-tests ## The same with little data and once, to see that they work; the documentation stays
+	@tests/benchmarks/setup.sh
+	@python tests/benchmarks/run_all.py --quick --sizes 0.1 --rounds 1 --into .test/results-bench-quick $(if $(ONLY),--only $(ONLY))
 
 image: setup-tests
 	@$(LAB).containers image

@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".ansible" / "collections"))
 
-from ansible_collections.mysql_ops.replica_backup.tests.benchmarks import measure
+from ansible_collections.mysql_ops.replica_backup.tests.benchmarks import measure, report
 from ansible_collections.mysql_ops.replica_backup.tests.benchmarks.discover_once import table_path
 from ansible_collections.mysql_ops.replica_backup.tests.lab.local import Server, Topology
 from ansible_collections.mysql_ops.replica_backup.tests.lab.scratch import CHECKOUT
@@ -123,23 +123,22 @@ def main() -> None:
             results.append(run(server, spool, elsewhere, tables, options.rounds))
     print(table(results), file=sys.stderr)
     cpu = [one["medians_seconds"]["discover"]["cpu"] for one in results]
-    print(
-        json.dumps(
-            {
-                "benchmark": "discover",
-                "growth": {
-                    str(later["tables"]): round(
-                        (cpu[number + 1] / cpu[number]) / (later["tables"] / one["tables"]) * 10, 2
-                    )
-                    for number, (one, later) in enumerate(zip(results, results[1:]))
-                },
-                "growth_bar": _GROWTH_BAR,
-                "results": results,
-                "machine": measure.machine(),
-            },
-            indent=1,
+    measures = [
+        report.figure(
+            f"CPU of the discovery of {later['tables']} tables against {one['tables']}, for ten times as many",
+            (after / before) / (later["tables"] / one["tables"]) * 10,
+            report.RATIO,
+            _GROWTH_BAR,
         )
-    )
+        for one, later, before, after in zip(results, results[1:], cpu, cpu[1:])
+    ]
+    measures += [
+        report.figure(
+            f"discovery of {one['tables']} tables", one["medians_seconds"]["discover"]["wall"], report.SECONDS
+        )
+        for one in results
+    ]
+    report.publish(report.document("discover", measures, results=results))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -19,10 +18,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".ansible" / "collections"))
 
-from ansible_collections.mysql_ops.replica_backup.tests.benchmarks import data, measure
+from ansible_collections.mysql_ops.replica_backup.tests.benchmarks import data, measure, report
 
 _ONCE = Path(__file__).with_name("archive_once.py")
-_BAR_BYTES = 64 * data.MIB
+_BAR_MIB, _STRETCH_MIB = 64.0, 40.0
 
 
 class Result(t.TypedDict):
@@ -46,20 +45,17 @@ def main() -> None:
             results.append(run(scratch, mib, options.format, options.compression))
         finally:
             shutil.rmtree(scratch)
-    largest = [max(result["peak_bytes"].values()) for result in results]
-    print(
-        json.dumps(
-            {
-                "benchmark": "archive_memory",
-                "ratio": round(largest[-1] / largest[0], 3),
-                "bar_bytes": _BAR_BYTES,
-                "largest_process_bytes": dict(zip(map(str, options.mib), largest)),
-                "results": results,
-                "machine": measure.machine(),
-            },
-            indent=1,
+    measures = [
+        report.figure(
+            f"largest process while {mib} MiB are archived",
+            max(result["peak_bytes"].values()) / data.MIB,
+            report.MEBIBYTES,
+            _BAR_MIB,
+            _STRETCH_MIB,
         )
-    )
+        for mib, result in zip(options.mib, results)
+    ]
+    report.publish(report.document("archive_memory", measures, results=results))
 
 
 def run(scratch: Path, mib: int, form: str, compression: str) -> Result:

@@ -30,13 +30,23 @@ def _page(kind: str, rng: random.Random, words: list[bytes]) -> bytes:
     return bytes(parts[:PAGE])
 
 
+def make_words(rng: random.Random) -> list[bytes]:
+    return [bytes(rng.choices(b"abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 11))) for _word in range(_WORDS)]
+
+
+def random_page(rng: random.Random, words: list[bytes]) -> bytes:
+    """A page of a kind that is drawn as often as in a real data directory."""
+    (kind,) = rng.choices([kind for kind, _weight in _KINDS], [weight for _kind, weight in _KINDS])
+    return _page(kind, rng, words)
+
+
 def make_datadir(target: Path, size: int, seed: int = 1) -> int:
     """Fill ``target`` with about ``size`` bytes: half in many small tables, half in a few large files.
 
     Returns the number of regular files.
     """
     rng = random.Random(seed)
-    words = [bytes(rng.choices(b"abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 11))) for _word in range(_WORDS)]
+    words = make_words(rng)
     kinds = [kind for kind, _weight in _KINDS]
     weights = [weight for _kind, weight in _KINDS]
     pool = [_page(kind, rng, words) for kind in rng.choices(kinds, weights, k=_POOL)]
