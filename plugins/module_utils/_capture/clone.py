@@ -188,18 +188,16 @@ class Means(t.Protocol):
 
 
 class Store:
-    """A directory of numbered files, made when the first comes."""
+    """A directory of numbered files. It is made at once: it may lie inside a directory that is listed thereafter."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._directory = -1
+        make_private_directory(path)
+        self._directory = os.open(to_bytes(path), _OPEN_DIRECTORY)
         self._count = 0
 
     def add(self) -> tuple[str, int]:
         """A new file: its name, and a descriptor to write to. Raises OSError."""
-        if self._directory < 0:
-            make_private_directory(self.path)
-            self._directory = os.open(to_bytes(self.path), _OPEN_DIRECTORY)
         self._count += 1
         name = f"{self._count:09d}"
         return name, os.open(name, _CREATE, 0o600, dir_fd=self._directory)

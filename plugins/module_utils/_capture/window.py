@@ -189,9 +189,10 @@ def _make(
             closing.callback(means.close)
             count, details = clone.take(entries, source, means, listing, tick), {}
         listing.close()
+        # Before the snapshots, one of which may have to lie inside a directory of the server.
+        clone.compare_originals(plan["list"], source, tick)
         for snapshot in snapshots:
             snapshot.take()
-        clone.compare_originals(plan["list"], source, tick)
         guard.check()
     return count, details
 
@@ -215,7 +216,7 @@ class _Means:
         self._by_device: dict[int | None, clone.Means] = {}
         for store in plan["stores"]:
             path = store["directory"]
-            into = self._stores.setdefault(path, clone.Store(path))
+            into = self._stores[path] = self._stores.get(path) or clone.Store(path)
             self._by_device[store["device"]] = clone.Numbered(into, _DUPLICATE[store["by"]])
         for item, snapshot in zip(plan["snapshots"], snapshots):
             self._by_device[item["device"]] = clone.Within(snapshot)
