@@ -21,11 +21,13 @@ from dataclasses import dataclass, replace
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _connection,
     _error_log,
+    _flush,
     _read_only,
     _replication,
     _run_time,
     _server,
     _service,
+    _warm,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login, Session
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
@@ -129,6 +131,10 @@ def _bring_back(ledger: Ledger, login: Login, limits: BringBackLimits) -> Brough
             put_back, odd = _put_back(session, ledger)
             actions += put_back
             warnings += odd + _lost_settings(session, ledger)
+            # Last: its reading must not be in the way of the threads.
+            done_last, odd = _load_buffer_pool(session, ledger)
+            actions += done_last
+            warnings += odd
     except ReplicaBackupError as error:
         also = "".join(f"; also {flag.name} is {flag.found}, was {flag.expected} ({flag.reason})" for flag in left)
         if error.facts.get("rule") == _run_time.RULE:
@@ -307,7 +313,29 @@ def _put_flags_back(session: Session, ledger: Ledger) -> tuple[list[str], list[N
         done, failed = _read_only.put_variable_back(session, "innodb_fast_shutdown", fast_shutdown, fast_shutdown)
         actions += done
         left += failed
-    return actions, left
+    done, failed = _flush.put_back(session, dialect_of(ledger), _flush_settings_before(ledger))
+    return actions + done, left + failed
+
+
+def _flush_settings_before(ledger: Ledger) -> dict[str, str]:
+    """What the flush before the stop has changed on the process that still runs; a restart has undone it already."""
+    return dict(ledger.data["before"].get("flush") or {}) if _never_stopped(ledger) else {}
+
+
+def _never_stopped(ledger: Ledger) -> bool:
+    """Whether the server process of before the run is the one of now."""
+    process = _find(ledger)
+    then = _server.ServerProcess.from_dict(ledger.data["server"]["process"])
+    return process is not None and (process.pid, process.start_ticks) == (then.pid, then.start_ticks)
+
+
+def _load_buffer_pool(session: Session, ledger: Ledger) -> tuple[list[str], list[str]]:
+    """(What was done, warnings). Once for a run that stopped the server."""
+    warm = ledger.data["before"].get("warm") or {}
+    if not warm.get("load") or ledger.data.get("buffer_pool_loaded") or _never_stopped(ledger):
+        return [], []
+    ledger.data["buffer_pool_loaded"] = True
+    return _warm.load(session)
 
 
 def _put_back(session: Session, ledger: Ledger) -> tuple[list[str], list[str]]:

@@ -53,10 +53,9 @@ _REPLICATION_SETTINGS = frozenset(
         "sync_source_info",
     }
 )
-# On MariaDB only SUPER may set them, also where it no longer stands for anything else (seen on 10.11).
-_MARIADB_SUPER_VARIABLES = frozenset(
-    {"innodb_fast_shutdown", "max_relay_log_size", "slave_transaction_retries", "sql_slave_skip_counter"}
-)
+# On MariaDB only SUPER may set them, and all of InnoDB's, also where it no longer stands for anything else (seen on
+# 10.11 and 11.8).
+_MARIADB_SUPER_VARIABLES = frozenset({"max_relay_log_size", "slave_transaction_retries", "sql_slave_skip_counter"})
 # gtid_mode may only move one step at a time (manual, "gtid_mode").
 _GTID_STEPS = ("OFF", "OFF_PERMISSIVE", "ON_PERMISSIVE", "ON")
 
@@ -198,7 +197,7 @@ class Dialect:
             return Right("SYSTEM_VARIABLES_ADMIN", use, self._super)
         if variable in ("read_only", "super_read_only"):
             return Right("READ_ONLY ADMIN", use, self._super if self.version < (10, 11, 0) else ())
-        if variable in _MARIADB_SUPER_VARIABLES:
+        if variable in _MARIADB_SUPER_VARIABLES or variable.startswith("innodb_"):
             return Right("SUPER", use)
         word = neutral(variable)
         if word.startswith("rpl_semi_sync_source_") or word in ("gtid_domain_id", "source_verify_checksum"):

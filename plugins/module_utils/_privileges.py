@@ -24,7 +24,7 @@ _ALL = "ALL PRIVILEGES"
 _NO_GRANT_TABLES = 1290
 # Typed on a replica, a statement must not reach its own binary log: with GTIDs it would be a transaction that the
 # source does not have.
-_UNLOGGED = "SET SESSION sql_log_bin = 0;"
+UNLOGGED = "SET SESSION sql_log_bin = 0;"
 # Names are in backticks, with the SQL mode ANSI_QUOTES in double quotes.
 _NAME = r"(?:\*|`(?:[^`]|``)*`|\"(?:[^\"]|\"\")*\")"
 _LINE = re.compile(rf"(?P<verb>GRANT|REVOKE) (?P<rights>.+?) ON (?P<on>{_NAME}\.{_NAME}) (?:TO|FROM) ")
@@ -127,7 +127,7 @@ def refuse_missing(privileges: Privileges, rights: t.Sequence[Right]) -> None:
         expected="an account with the rights that the documentation lists for this version (docs/security.md)"
         "; they are given on this replica as below, or at the source without the first statement",
         server_state="running, untouched",
-        next_command=" ".join((_UNLOGGED, *grants)),
+        next_command=" ".join((UNLOGGED, *grants)),
         rule=RULE,
         missing_grants=grants,
     )

@@ -20,6 +20,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _ownership,
     _replication,
     _server,
+    _warm,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import leftover
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.leftover import KeptSet
@@ -37,8 +38,9 @@ class StartRequest:
 
     ``run_id`` None takes whatever ledger is open. ``recover`` finishes an earlier run, once nobody is taken to be
     working on it any more; ``take_over`` does not wait for that, ``only_own`` leaves ledgers of other runs than
-    ``run_id`` alone. ``close`` ends the ledger of a finished run. ``host`` is the name in the inventory: a ledger of
-    another server is refused.
+    ``run_id`` alone. ``warm_timeout``: how long, after catching up, the buffer pool may take to be loaded; 0 does not
+    wait. ``close`` ends the ledger of a finished run. ``host`` is the name in the inventory: a ledger of another server
+    is refused.
     """
 
     login: Login
@@ -50,6 +52,7 @@ class StartRequest:
     catch_up: bool = True
     catch_up_timeout: float = 3600.0
     catch_up_max_lag: int = 1
+    warm_timeout: float = 0.0
     recover: bool = False
     take_over: bool = False
     only_own: bool = False
@@ -261,10 +264,13 @@ def _bring_back(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
     if request.catch_up and not request.recover:
         result["catch_up_seconds"] = _catch_up(ledger, request)
         result["caught_up"] = True
+        if request.warm_timeout:
+            result["warm_seconds"] = _wait_warm(ledger, request)
     with _connection.connect(request.login, read_timeout=60) as session:
         channels = _replication.read_channels(session, _bringback.dialect_of(ledger))
     result["channels"] = [channel.to_dict() for channel in channels]
     result["times"] = _ledger.public_times(ledger)
+    result["shutdown_waited_for"] = list(ledger.data.get("shutdown_waited_for", []))
     result["warnings"] = list(ledger.data["warnings"])
     return result
 
@@ -293,6 +299,18 @@ def _catch_up(ledger: Ledger, request: StartRequest) -> float:
         error.facts.setdefault("caught_up", False)
         raise
     ledger.end("catch_up", must=False)
+    return round(seconds, 3)
+
+
+def _wait_warm(ledger: Ledger, request: StartRequest) -> float:
+    """Seconds; a server that stays cold is warned of and nothing more."""
+    try:
+        with _connection.connect(request.login, read_timeout=60) as session:
+            seconds, odd = _warm.wait(session, request.warm_timeout)
+    except ReplicaBackupError as error:
+        seconds, odd = 0.0, f"Whether the buffer pool is warm is not known: {error.message}"
+    if odd:
+        ledger.warn(odd)
     return round(seconds, 3)
 
 

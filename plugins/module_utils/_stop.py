@@ -21,10 +21,13 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _deadman,
     _discovery,
     _error_log,
+    _flush,
     _ledger,
     _ownership,
     _replication,
     _server,
+    _waited_for,
+    _warm,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._bringback import BringBackLimits
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup
@@ -143,6 +146,7 @@ def _result(ledger: Ledger, *, changed: bool) -> dict[str, t.Any]:
         "ledger": ledger.path,
         "deadline": data["deadline"],
         "times": _ledger.public_times(ledger),
+        "shutdown_waited_for": data.get("shutdown_waited_for", []),
         "warnings": data["warnings"],
     }
 
@@ -155,6 +159,8 @@ def _open_ledger(request: StopRequest, plan: StopPlan) -> Ledger:
         "settings": _bringback.comparable_settings(settings),
         "run_time": observed.run_time.to_dict(),
         "read_only": plan.read_only.to_dict(),
+        "flush": dict(plan.flush.before),
+        "warm": plan.warm.to_dict(),
     }
     return _ledger.open_new(
         request.state_dir,
@@ -183,8 +189,24 @@ def _open_ledger(request: StopRequest, plan: StopPlan) -> Ledger:
     )
 
 
+def _flush_while_serving(session: Session, request: StopRequest, plan: StopPlan, ledger: Ledger) -> None:
+    """What can be written before the replica stands still is not waited for in the downtime."""
+    if not (plan.flush.wanted or plan.warm.dump):
+        return
+    ledger.begin("flush")
+    if plan.flush.wanted:
+        # Settings change: whoever is killed here has somebody who puts them back.
+        seconds = request.flush_timeout + request.downtime_budget
+        ledger.data["deadman"] = _deadman.arm(ledger, request.login, seconds, look_every=request.look_every)
+    _warm.dump(session, plan.warm, ledger.warn)
+    flushed = _flush.run(session, plan.observed.dialect, plan.flush, ledger.warn)
+    ledger.data["flushed"] = [flushed.to_dict()] if flushed else []
+    ledger.end("flush")
+
+
 def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger: Ledger) -> None:
     observed = plan.observed
+    _flush_while_serving(session, request, plan, ledger)
     ledger.begin("quiesce")
     # Armed before the first thread is stopped: a replica that stands still is as bad as one that is down.
     ledger.data["deadman"] = _deadman.arm(ledger, request.login, request.downtime_budget, look_every=request.look_every)
@@ -196,6 +218,8 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
         _discovery.refresh(session, request.paths)
     else:
         _discovery.discover(session, discovery_request(request, check_mode=False))
+    settled = _flush.settle(session, plan.flush)
+    ledger.data.setdefault("flushed", []).extend([settled.to_dict()] if settled else [])
     ledger.end("quiesce")
 
     ledger.begin("shutdown")
@@ -203,6 +227,8 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     held = plan.manager.hold()
     ledger.data["service"] = plan.manager.to_dict()
     variables = session.variables()
+    to_write = _waited_for.look(session, variables)
+    meter = _waited_for.Meter(observed.process)
     error_log = _error_log.path_of(variables)
     mark = _error_log.mark_end(error_log) if error_log else None
     # What is held is in the ledger by now, and so is released again.
@@ -210,10 +236,18 @@ def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger:
     ledger.data["stop_requested"] = True
     ledger.data["window"] = {"stop_requested_mono": time.monotonic(), "held": held}
     ledger.save()
+    # MySQL 5.6 gives every client that it finds, and be it an idle one like this, two seconds to go.
+    if not plan.manager.stops_by_sql:
+        session.close()
     if not plan.manager.request_stop():
         _send_shutdown(session, observed.dialect)
-    waited = _server.wait_gone(observed.process, request.shutdown_timeout)
+        session.close()
+    waited = _server.wait_gone(observed.process, request.shutdown_timeout, on_poll=meter.look)
     plan.manager.wait_stopped(min(120.0, max(10.0, request.shutdown_timeout - waited)))
+    seconds = time.monotonic() - ledger.data["window"]["stop_requested_mono"]
+    ledger.data["shutdown_waited_for"] = _waited_for.tell(
+        seconds, to_write, meter.written, mark, ledger.data["flushed"]
+    )
     proof = _clean_stop.prove_clean_stop(
         dialect=observed.dialect,
         process=observed.process,

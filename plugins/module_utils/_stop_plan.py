@@ -14,6 +14,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _deadman,
     _discovery,
     _exposed,
+    _flush,
     _guards,
     _ledger,
     _observe,
@@ -22,6 +23,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _replication,
     _run_time,
     _service,
+    _warm,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import compress, sample
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import Request as ArchiveRequest
@@ -52,7 +54,8 @@ class StopRequest:
     ``gap``: the same after the stop, until the next step; ``look_every``: between two looks of the dead-man at that.
     ``capture``: one of ``_capture.plan.CAPTURES``, or "auto"; ``stays_down``: nobody starts the server before the set
     has left the host; ``snapshot_size``: percent of the origin for a classic LVM snapshot; ``bytes_per_second``: how
-    fast a pre-copy and an archive from a clone may read, 0 for no limit.
+    fast a pre-copy and an archive from a clone may read, 0 for no limit. ``flush_timeout``: how long dirty pages may be
+    written before the stop, 0 leaves them to the shutdown; ``warm``: the buffer pool is loaded again after the start.
     """
 
     login: Login
@@ -79,6 +82,8 @@ class StopRequest:
     stays_down: bool = False
     snapshot_size: int = 20
     bytes_per_second: float = 0.0
+    flush_timeout: float = 60.0
+    warm: bool = True
 
     @property
     def archive(self) -> ArchiveRequest:
@@ -107,6 +112,8 @@ class StopPlan:
     choice: Choice
     prediction: Prediction | None
     warnings: tuple[str, ...]
+    flush: _flush.Flush = field(default_factory=_flush.Flush)
+    warm: _warm.Warm = field(default_factory=_warm.Warm)
 
     def to_dict(self) -> dict[str, t.Any]:
         observed = self.observed
@@ -118,6 +125,8 @@ class StopPlan:
             "service_name": self.manager.name,
             "data_bytes": self.data_bytes,
             "capture": self.choice.to_dict(),
+            "flush": self.flush.to_dict(),
+            "warm": self.warm.to_dict(),
             "predicted_downtime": None if self.prediction is None else self.prediction.to_dict(),
             "channels": [channel.label() for channel in observed.channels],
             "steps": [
@@ -186,7 +195,10 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
             variables=_variables_to_set(session, observed, read_only),
         ),
     )
+    flush = _flush.plan(session, observed.dialect, observed.variables, privileges, request.flush_timeout)
+    warm = _warm.plan(observed.dialect, observed.variables, privileges, wanted=request.warm)
     warnings = [*manager.warnings, *fetched_again, *_close_to_budget(prediction, request.downtime_budget)]
+    warnings += [why for why in (flush.why_not, warm.why_not) if why]
     if read_only.options and not manager.takes_options:
         warnings.append(
             f"The restart through {manager.kind} {manager.name} cannot be given {' '.join(read_only.options)}: the "
@@ -202,6 +214,8 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
         choice,
         prediction,
         tuple(warnings),
+        flush,
+        warm,
     )
 
 
