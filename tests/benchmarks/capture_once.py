@@ -46,7 +46,7 @@ def main() -> None:
     with _changed_meanwhile(options.socket, options.change) if options.change else mock.patch.dict({}):
         result = captured(window, options.capture, options.compression, options.rate)
     print(json.dumps(result), flush=True)
-    if options.archive and options.capture != "cold":
+    if options.archive:
         # Waits for nobody: the server is asked while this runs.
         archive(window, options.compression, options.rate)
     window.start()
