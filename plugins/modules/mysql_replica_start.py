@@ -56,6 +56,13 @@ options:
     description: Seconds of lag, beyond the configured delay, that count as caught up.
     type: int
     default: 1
+  warm_timeout:
+    description:
+      - Seconds that the buffer pool may take to be loaded, after the replica has caught up, before it counts as
+        returned. When they are over that is a warning and no failure.
+      - 0 does not wait.
+    type: int
+    default: 0
   recover:
     description: Finish a run that died.
     type: bool
@@ -109,6 +116,17 @@ catch_up_seconds:
   returned: when waited for
   type: float
   sample: 2.5
+warm_seconds:
+  description: Seconds that were waited for the buffer pool.
+  returned: with O(warm_timeout), when catching up was waited for
+  type: float
+  sample: 12.5
+shutdown_waited_for:
+  description: What the shutdown waited for, as M(mysql_ops.replica_backup.mysql_replica_stop) returns it.
+  returned: when a run was open
+  type: list
+  elements: str
+  sample: ["stop 0.2 s", "32 dirty pages to write (0 MiB)", "the server wrote 0 MiB during it"]
 downtime_seconds:
   description: Seconds from the request to stop until the server answered again; null when not known.
   returned: when a run was open
@@ -180,6 +198,7 @@ def main() -> None:
             "catch_up": {"type": "bool", "default": True},
             "catch_up_timeout": {"type": "int", "default": 3600},
             "catch_up_max_lag": {"type": "int", "default": 1},
+            "warm_timeout": {"type": "int", "default": 0},
             "recover": {"type": "bool", "default": False},
             "take_over": {"type": "bool", "default": False},
             "only_own": {"type": "bool", "default": False},
@@ -201,6 +220,7 @@ def main() -> None:
         catch_up=params["catch_up"],
         catch_up_timeout=params["catch_up_timeout"],
         catch_up_max_lag=params["catch_up_max_lag"],
+        warm_timeout=params["warm_timeout"],
         recover=params["recover"],
         take_over=params["take_over"],
         only_own=params["only_own"],
