@@ -39,6 +39,8 @@ _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CANNOT = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS})
 _CHUNK = 64 * 1024 * 1024
+# Tells a file that has become shorter from a disk that cannot be read.
+ENDS_EARLY = "the file ends early"
 
 
 class CannotClone(Exception):
@@ -83,7 +85,7 @@ def copy_range(source: int, target: int, position: int, end: int) -> None:
             os.lseek(target, position, os.SEEK_SET)
             done = os.sendfile(target, source, position, count)
         if done == 0:
-            raise OSError(errno.EIO, "the file ends early")
+            raise OSError(errno.EIO, ENDS_EARLY)
         position += done
 
 
