@@ -61,11 +61,8 @@ class Subvolume:
     def excluded(self) -> list[str]:
         return [self.directory] if self.inside else []
 
-    def prepare(self) -> None:
-        make_private_directory(self.directory)
-
     def take(self) -> None:
-        self.prepare()
+        make_private_directory(self.directory)
         tools.run("btrfs", "subvolume", "snapshot", "-r", "--", self.top, self.path)
 
     def open(self) -> None:

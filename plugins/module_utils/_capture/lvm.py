@@ -121,9 +121,6 @@ class LogicalVolume:
     def excluded(self) -> list[str]:
         return []
 
-    def prepare(self) -> None:
-        """Nothing of it lies in the directories of the server."""
-
     def take(self) -> None:
         # A thin snapshot is skipped at activation unless told otherwise.
         how = ["-kn", "-ay"] if self.pool else ["-L", f"{self.size}b"]

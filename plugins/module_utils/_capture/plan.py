@@ -72,7 +72,7 @@ def _means(volume: Volume, size: int, paths: SetPaths, size_percent: int) -> Mea
     if snapshot is not None and snapshot.kind != "lvm":
         return Means(volume, size, snapshot.kind, snapshot=snapshot)
     store = stores.on_device(volume.device, volume.roots, paths)
-    if volumes.shares_blocks(stores.existing(os.path.dirname(store))):
+    if volumes.shares_blocks(stores.existing(os.path.dirname(store)), *volume.roots):
         return Means(volume, size, "reflink", store=store)
     if snapshot is not None:
         return Means(volume, size, snapshot.kind, snapshot=snapshot)

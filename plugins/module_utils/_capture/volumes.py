@@ -44,11 +44,9 @@ class Snapshot(t.Protocol):
     def excluded(self) -> list[str]:
         """Directories of the snapshot that may lie within those of the server."""
 
-    def prepare(self) -> None:
-        """In the window, before the directories of the server are looked at: what would move their times later."""
-
     def take(self) -> None:
-        """In the window: quick and atomic. Raises ReplicaBackupError."""
+        """In the window: quick and atomic. Where ``excluded`` is not empty, the time of the directory above it moves.
+        Raises ReplicaBackupError."""
 
     def open(self) -> None:
         """Later, the server runs: make it readable. Nothing is done the second time. Raises ReplicaBackupError when it

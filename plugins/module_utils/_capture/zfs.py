@@ -54,9 +54,6 @@ class Dataset:
     def excluded(self) -> list[str]:
         return []
 
-    def prepare(self) -> None:
-        """Nothing of it lies in the directories of the server."""
-
     def take(self) -> None:
         tools.run("zfs", "snapshot", self._full_name)
 
