@@ -36,7 +36,7 @@ def plan(sizes: t.Sequence[str], rounds: int, *, quick: bool) -> dict[str, list[
         "archive_plain": ["bench_archive.py", "--mib", mib, "--rounds", once, "--compression", "none"],
         "restore_zstd": ["bench_restore.py", "--mib", mib, "--rounds", once],
         "restore_plain": ["bench_restore.py", "--mib", mib, "--rounds", once, "--compression", "none"],
-        "peers": ["bench_peers.py", "--mib", mib, "--rounds", once],
+        "peers": ["bench_peers.py", "--mib", mib, "--rounds", once, *([] if quick else ["--slow"])],
         "flush": ["bench_flush.py"],
         "memory": ["bench_memory.py", "--mib", "64", mib],
         "latency": ["bench_latency.py", "--mib", mib, "--seconds", "5" if quick else "20"],
