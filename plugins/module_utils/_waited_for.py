@@ -26,14 +26,17 @@ _FORMATS = ("%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%d %H:%M:%S", "%y%m%d %H:%M:%S")
 # A log that tells whole seconds only may put two lines of one moment a second apart.
 _WHOLE_SECONDS, _PARTS_OF_SECONDS = 2.0, 0.3
 # Lines in which a server says itself that it waits.
-_SAYS_SO = re.compile(r"\bWaiting for\b|Forcing close of thread|still (?:\d+ )?(?:active|running|opened)", re.I)
+_SAYS_SO = re.compile(
+    r"\bWaiting for\b|Giving \d+ client threads|Forcefully disconnecting|\bto purge \d+|Completing change buffer merge",
+    re.I,
+)
 
 
 @dataclass(frozen=True)
 class Before:
     """What stood before the server when it was asked to stop; None where it did not say.
 
-    ``history``: entries for the purge; ``change_buffer``: pages to be merged; both only with ``fast_shutdown`` "0".
+    ``history``: transactions to purge; ``change_buffer``: pages to merge. Only with ``fast_shutdown`` "0".
     """
 
     dirty_pages: int | None = None
@@ -103,7 +106,7 @@ def tell(
     if written is not None:
         words.append(f"the server wrote {written // _MIB} MiB during it")
     if before.fast_shutdown == "0":
-        purge = "the whole purge" if before.history is None else f"the purge of {before.history} undo entries"
+        purge = "the whole purge" if before.history is None else f"the purge of {before.history} transactions"
         merge = "" if not before.change_buffer else f" and the merge of {before.change_buffer} change buffer pages"
         words.append(f"{purge}{merge}, because innodb_fast_shutdown is 0")
     for one in flushed:
@@ -114,25 +117,29 @@ def tell(
             )
     if mark is not None:
         try:
-            words += _from_log(_error_log.since(mark))
+            words += _from_log(_error_log.since(mark), seconds)
         except OSError:
             words.append("its error log cannot be read")
     return words
 
 
-def _from_log(text: str) -> list[str]:
-    """Pauses in the log, longest first, and lines that speak of waiting."""
+def _from_log(text: str, seconds: float) -> list[str]:
+    """Pauses in the log of a stop of ``seconds``, longest first, and lines that speak of waiting."""
     lines = [parsed for parsed in map(_parse, text.splitlines()) if parsed is not None]
     pauses = []
     for (moment, said, exact), (after, _then, _exact) in zip(lines, lines[1:]):
         pause = (after - moment).total_seconds()
         if pause >= (_PARTS_OF_SECONDS if exact else _WHOLE_SECONDS):
-            pauses.append((pause, said))
+            pauses.append((min(pause, seconds), said, exact))
     pauses.sort(key=lambda one: -one[0])
-    words = [f"{pause:.1f} s after '{said}'" for pause, said in pauses[:_LINES_SHOWN]]
+    words = [
+        f"{pause:.1f} s after '{said}'" if exact else f"about {pause:.0f} s after '{said}'"
+        for pause, said, exact in pauses
+    ]
     spoken = dict.fromkeys(said for _moment, said, _exact in lines if _SAYS_SO.search(said))
-    return words + [
-        f"the log says: {said}" for said in list(spoken)[:_LINES_SHOWN] if not any(said in w for w in words)
+    shown = words[:_LINES_SHOWN]
+    return shown + [
+        f"the log says: {said}" for said in list(spoken)[:_LINES_SHOWN] if not any(said in one for one in shown)
     ]
 
 
