@@ -21,6 +21,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _deadman,
     _discovery,
     _error_log,
+    _filelist,
     _flush,
     _ledger,
     _ownership,
@@ -30,7 +31,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _warm,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._bringback import BringBackLimits
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup, staged, stores
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import plan as capture_plan
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import QueryError, Session
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._coordinates import (
@@ -189,6 +190,23 @@ def _open_ledger(request: StopRequest, plan: StopPlan) -> Ledger:
     )
 
 
+def _copy_while_serving(session: Session, request: StopRequest, plan: StopPlan, ledger: Ledger) -> None:
+    """Copy everything to the spool, so that only what changes from here on is copied in the downtime."""
+    ledger.begin("precopy")
+    if not os.path.exists(request.paths.discovered):
+        _discovery.discover(session, discovery_request(request, check_mode=False))
+    discovery, listed = _filelist.read_list(request.paths.discovered)
+    t.cast("t.Generator[t.Any, None, None]", listed).close()
+    copied = staged.precopy(
+        discovery,
+        stores.in_spool(request.paths),
+        staged.Live.of(session, plan.observed.process),
+        rate=request.bytes_per_second,
+    )
+    ledger.data["precopied"] = copied.to_dict()
+    ledger.end("precopy")
+
+
 def _flush_while_serving(session: Session, request: StopRequest, plan: StopPlan, ledger: Ledger) -> None:
     """What can be written before the replica stands still is not waited for in the downtime."""
     if not (plan.flush.wanted or plan.warm.dump):
@@ -206,6 +224,8 @@ def _flush_while_serving(session: Session, request: StopRequest, plan: StopPlan,
 
 def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger: Ledger) -> None:
     observed = plan.observed
+    if plan.choice.capture == capture_plan.STAGED:
+        _copy_while_serving(session, request, plan, ledger)
     _flush_while_serving(session, request, plan, ledger)
     ledger.begin("quiesce")
     # Armed before the first thread is stopped: a replica that stands still is as bad as one that is down.

@@ -28,6 +28,8 @@ from ansible_collections.mysql_ops.replica_backup.tests.lab.scratch import CHECK
 TURN = int(os.environ.get("FAULTS_TURN", "0"))
 # Notes of one run, from "opened" to "closed".
 NOTES = 20
+# A clone saves one, and makes three more: the archive begins and ends, the clone is gone.
+NOTES_WITH_CLONE = 22
 POINTS = [(number, after) for number in range(1, NOTES + 1) for after in (False, True)]
 
 
@@ -47,8 +49,8 @@ class Bench:
     def replica(self) -> LocalReplica:
         return LocalReplica(self.topology, self.topology.replicas[0], (self.root / "spool",))
 
-    def run(self) -> OneRun:
-        return OneRun(self.topology.replicas[0], self.root, next(self.numbers))
+    def run(self, capture: str = "cold") -> OneRun:
+        return OneRun(self.topology.replicas[0], self.root, next(self.numbers), changes={"capture": capture})
 
     def write(self) -> None:
         self.topology.source.query("INSERT INTO d.t SELECT COALESCE(MAX(a), 0) + 1 FROM d.t")
@@ -90,25 +92,38 @@ def next_run(run: OneRun) -> None:
 WAYS: tuple[Callable[[OneRun], None], ...] = (the_dead_man, recover, next_run)
 
 
-def kill_and_settle(bench: Bench, faults: Faults, number: int, after: bool) -> None:
+def kill_and_settle(bench: Bench, faults: Faults, number: int, after: bool, capture: str = "cold") -> None:
     bench.write()
     before = bench.replica.state()
-    note = killed(bench.run(), number, after=after)
+    note = killed(bench.run(capture), number, after=after)
     assert note is not None, "the run makes fewer notes than it did"
     way = WAYS[(number + after) % len(WAYS)]
-    way(bench.run())
-    fault = f"kill -9 {note} on {bench.topology.flavor.family}, then {way.__name__}"
-    faults.settle(fault, bench.replica, before, bench.run(), writes=bench.write)
+    way(bench.run(capture))
+    fault = f"kill -9 {note} on {bench.topology.flavor.family}, capture {capture}, then {way.__name__}"
+    faults.settle(fault, bench.replica, before, bench.run(capture), writes=bench.write)
+    assert list(bench.root.rglob("clone*")) == []
 
 
-def test_every_note_is_among_the_points(mariadb: Bench) -> None:
+@pytest.mark.parametrize(("capture", "notes"), [("cold", NOTES), ("copy", NOTES_WITH_CLONE)])
+def test_every_note_is_among_the_points(mariadb: Bench, capture: str, notes: int) -> None:
     """Nothing kills this run: one with more notes than are listed here would not be tested at all of them."""
-    assert killed(mariadb.run(), NOTES + 1, after=False) is None
+    assert killed(mariadb.run(capture), notes + 1, after=False) is None
 
 
 @pytest.mark.parametrize(("number", "after"), part(6, 0))
 def test_killed_on_mariadb(mariadb: Bench, faults: Faults, number: int, after: bool) -> None:
     kill_and_settle(mariadb, faults, number, after)
+
+
+# From the capture on: what comes before is the same.
+@pytest.mark.parametrize(
+    ("number", "after"),
+    [(11, True), (12, True), (19, True), (21, False)]
+    if not EVERY_POINT
+    else [(number, after) for number in range(1, NOTES_WITH_CLONE + 1) for after in (False, True)],
+)
+def test_killed_with_a_clone(mariadb: Bench, faults: Faults, number: int, after: bool) -> None:
+    kill_and_settle(mariadb, faults, number, after, "copy")
 
 
 @pytest.mark.parametrize(("number", "after"), part(20, 9))

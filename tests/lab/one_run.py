@@ -93,13 +93,15 @@ class OneRun:
     def archive(self) -> dict[str, t.Any]:
         """Capture, and start the server at once."""
         request = self.request()
-        return _handover.capture_then_start(lambda: job.capture(request), self.state_dir)[1]
+        return _handover.capture_then_start(lambda: _handover.by_plan(request), self.state_dir)[1]
 
     def request(self) -> job.Request:
         return job.Request(paths=self.paths, state_dir=self.state_dir, compression="none")
 
     def finish(self) -> None:
         _start.start(self.start_request())
+        # From the clone, if the capture made one; else it has been captured already.
+        job.capture(self.request())
         job.publish(self.request())
         _start.start(self.start_request(close=True))
 

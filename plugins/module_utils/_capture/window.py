@@ -21,9 +21,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.origin import source_of
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import make_private_directory
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import Request
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.source import Source
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Way
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup, clone, stores
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup, clone, staged, stores
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.plan import STAGED
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.volumes import Snapshot
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
@@ -183,7 +182,7 @@ def _make(
         closing.callback(listing.close)
         entries = _filelist.retake(discovery)
         if plan["capture"] == STAGED:
-            count, details = _finish_staged(plan, entries, source, listing, tick)
+            count, details = staged.finish(entries, source, plan["stores"][0]["directory"], listing, tick)
         else:
             means = _Means(plan, snapshots)
             closing.callback(means.close)
@@ -195,16 +194,6 @@ def _make(
             snapshot.take()
         guard.check()
     return count, details
-
-
-def _finish_staged(
-    plan: t.Mapping[str, t.Any],
-    entries: t.Iterable[_filelist.Entry],
-    source: Source,
-    listing: clone.Listing,
-    tick: t.Callable[[int], None],
-) -> tuple[int, dict[str, t.Any]]:
-    raise NotImplementedError
 
 
 class _Means:
