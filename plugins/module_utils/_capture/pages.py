@@ -5,8 +5,8 @@
 
 Every change of a page that is made after the server's checkpoint was read carries a log sequence number (LSN) of at
 least that checkpoint, and everything older had been written to its file by then: that is what a checkpoint is. So a
-page of the stopped server whose header has an older LSN, and is byte for byte that of the copy, was at rest from before the
-copy began until the server was down, and the copy has it whole. docs/captures.md has the argument at length.
+page of the stopped server whose header has an older LSN, and is byte for byte that of the copy, was at rest from before
+the copy began until the server was down, and the copy has it whole. docs/captures.md has the argument at length.
 
 Formats: MySQL and MariaDB source, fil0fil.h and fil0types.h (page header), fsp0types.h and fil0fil.h (flags).
 """

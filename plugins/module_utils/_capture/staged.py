@@ -449,9 +449,9 @@ def precopy(
     """Copy the files of the running server into the directory ``store``, which is made anew.
 
     At most ``rate`` bytes per second (0: no limit), last in the queue for CPU and disk. Another round goes over what
-    has changed since, while more than ``enough`` bytes are left and each has far less to do than the one before. ``tick``
-    is called often and may raise. Raises ReplicaBackupError, for a full disk too; the server is not touched, and what
-    was copied is the caller's to remove (``store`` is in the ledger before).
+    has changed since, while more than ``enough`` bytes are left and each has far less to do than the one before.
+    ``tick`` is called often and may raise. Raises ReplicaBackupError, for a full disk too; the server is not touched,
+    and what was copied is the caller's to remove (``store`` is in the ledger before).
     """
     started = time.monotonic()
     pace = throttle.Pace(rate)
