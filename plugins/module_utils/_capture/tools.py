@@ -96,8 +96,8 @@ class Room(t.NamedTuple):
 
 def mount(device: str, at: str, fs_type: str, options: str) -> None:
     """Mount read-only in a private directory; nothing is done when it is mounted. Raises ReplicaBackupError."""
-    make_private_directory(at)
     if not _is_mount(at):
+        make_private_directory(at)
         run("mount", "-t", fs_type, "-o", f"ro,nodev,nosuid,noexec,{options}", device, at)
 
 
