@@ -24,8 +24,8 @@ Document = dict[str, t.Any]
 
 RATIO, SECONDS, MEBIBYTES = "x", "s", "MiB"
 _START, _END = "<!-- figures: start -->", "<!-- figures: end -->"
-# Of documents that state a ratio and a bar alone.
-_STRETCH = {"archive_throughput": 1.0, "restore_throughput": 1.0, "archive_plain": 1.2, "restore_plain": 1.2}
+# Of documents that state a ratio and a bar alone, by that bar: with compression, and without.
+_STRETCH = {1.3: 1.0, 1.5: 1.2}
 
 
 class Measure(t.TypedDict):
@@ -85,9 +85,8 @@ def measures_of(found: Document) -> list[Measure]:
         ]
     if "ratio" not in found:
         return []
-    name = found["benchmark"]
-    stretch = found.get("stretch", _STRETCH.get(name))
-    what = name.replace("_", " ") + (f" against {found['peer']}" if "peer" in found else "")
+    stretch = found.get("stretch", _STRETCH.get(found.get("bar")))
+    what = found["benchmark"].replace("_", " ") + (f" against {found['peer']}" if "peer" in found else "")
     return [figure(what, found["ratio"], RATIO, found.get("bar"), stretch)]
 
 
