@@ -39,9 +39,11 @@ _IO_CAPACITY = 20000
 _STEP_PAGES = 64
 _STALLED_SECONDS = 5.0
 _POLL = 0.1
-# The same for the moment between the end of the appliers and the shutdown, when replication stands still.
+# The same for the moment between the end of the appliers and the shutdown, when replication stands still: what the
+# shutdown writes in a moment is not waited for.
 _SETTLE_SECONDS = 10.0
 _SETTLE_STALLED = 3.0
+_SETTLE_BYTES = 8 << 20
 
 FEW_LEFT, NO_PROGRESS, TIME_OVER = "few are left", "as much is dirtied as is written", "time is over"
 
@@ -158,7 +160,7 @@ def run(session: Session, dialect: Dialect, flush: Flush, tell: t.Callable[[str]
         for name, value in flush.settings.items():
             for sql, args in dialect.set_variable(name, flush.before.get(name, ""), value):
                 session.execute(sql, args)
-        return _wait(session, flush.timeout, _STALLED_SECONDS, part_left=_PART_LEFT)
+        return _wait(session, flush.timeout, _STALLED_SECONDS, _ENOUGH_BYTES, part_left=_PART_LEFT)
     except QueryError as error:
         tell(f"Dirty pages could not be written before the stop: {error.message} ({error.found})")
         return None
@@ -173,12 +175,12 @@ def settle(session: Session, flush: Flush) -> Flushed | None:
     if not flush.wanted:
         return None
     try:
-        return _wait(session, min(_SETTLE_SECONDS, flush.timeout), _SETTLE_STALLED)
+        return _wait(session, min(_SETTLE_SECONDS, flush.timeout), _SETTLE_STALLED, _SETTLE_BYTES)
     except QueryError:
         return None
 
 
-def _wait(session: Session, limit: float, stalled: float, part_left: int = 0) -> Flushed | None:
+def _wait(session: Session, limit: float, stalled: float, enough: int, part_left: int = 0) -> Flushed | None:
     start = time.monotonic()
     first = lowest = None
     progress = start
@@ -192,7 +194,7 @@ def _wait(session: Session, limit: float, stalled: float, part_left: int = 0) ->
         if lowest is None or pages <= lowest - _STEP_PAGES:
             lowest, progress = pages, now
         ended = None
-        if pages * page_size <= _ENOUGH_BYTES or (part_left and pages * part_left <= first):
+        if pages * page_size <= enough or (part_left and pages * part_left <= first):
             ended = FEW_LEFT
         elif now - progress >= stalled:
             ended = NO_PROGRESS
