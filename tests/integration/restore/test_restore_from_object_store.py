@@ -34,6 +34,7 @@ from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_util
 from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_utils._restore.stream_support import (
     PLACE,
     land,
+    land_parts,
     made,
 )
 
@@ -98,6 +99,18 @@ def test_a_set_of_each_form(plain_names: Site, store: ObjectStore, tmp_path: Pat
     assert look(tmp_path / "restored" / PLACE) == look(plain_names.tree)
     # No second copy is left, and of a stream there never was one.
     assert {path.name for path in (tmp_path / "work").iterdir()} == {"manifest.json", "SHA256SUMS"}
+
+
+def test_a_set_of_several_parts(plain_names: Site, store: ObjectStore, tmp_path: Path) -> None:
+    """They are read at the same time, and an interruption of one is gone on with."""
+    backup = made(plain_names, "tar", "none", shards=3)
+    feed = feed_of(store, uploaded(store, backup, "shards"), tmp_path)
+    before = store.link.cuts
+    store.link.budget = 1_500_000
+    land_parts(feed, tmp_path / "restored")
+    feed.close()
+    assert store.link.cuts == before + 1
+    assert look(tmp_path / "restored" / PLACE) == look(plain_names.tree)
 
 
 @pytest.mark.parametrize("stalls", [False, True], ids=["ends", "stalls"])
