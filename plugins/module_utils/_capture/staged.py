@@ -340,11 +340,14 @@ class _Round:
                 old = None
             if old is not None and old.unchanged(seen):
                 return old
-            times = (seen.size, seen.mtime_ns, seen.ctime_ns)
             settled = self._settled(entry, seen, source.absolute(entry))
+            if not (settled or self._has_pages(entry, seen)):
+                # It will be copied in the window whatever is done now: a log in use, say.
+                return old
+            times = (seen.size, seen.mtime_ns, seen.ctime_ns)
             record = _Record(entry.place, entry.path, seen.device, seen.inode, *times, number=0, settled=settled)
             try:
-                return self._patched(record, old, descriptor) or self._whole(record, old, entry, descriptor)
+                return self._patched(record, old, descriptor) or self._whole(record, old, entry, seen, descriptor)
             except _Moved:
                 self._forget(old)
                 return None
@@ -371,10 +374,13 @@ class _Round:
                 return None
             with self._telling(old.number):
                 self.copied += pages.patch(descriptor, target, headers, record.size, old.page, old.lsn, self.spend)
-            self._let_go(record, descriptor, target)
+            self._let_go(old, descriptor, target)
         return replace(record, number=old.number, page=old.page, page_size=old.page_size, lsn=self.lsn)
 
-    def _whole(self, record: _Record, old: _Record | None, entry: Entry, descriptor: int) -> _Record:
+    def _has_pages(self, entry: Entry, seen: Seen) -> bool:
+        return bool(self.lsn) and seen.size >= _LEAST_PAGED and pages.is_tablespace(entry)
+
+    def _whole(self, record: _Record, old: _Record | None, entry: Entry, seen: Seen, descriptor: int) -> _Record:
         self._forget(old)
         with contextlib.ExitStack() as closing:
             with self._telling(self.area.last + 1):
@@ -385,7 +391,7 @@ class _Round:
                 with self._telling(number):
                     self._copy(descriptor, target, record.size)
                     page = 0
-                    if self.lsn and record.size >= _LEAST_PAGED and pages.is_tablespace(entry):
+                    if self._has_pages(entry, seen):
                         system = entry.role == "innodb_system"
                         page = pages.physical_size(os.pread(target, 4096, 0), self.server.page_size, system=system)
                     if page:
@@ -396,7 +402,7 @@ class _Round:
                 self.area.drop(number)
                 raise
             self.copied += record.size
-            self._let_go(record, descriptor, target)
+            self._let_go(replace(record, number=number), descriptor, target)
         lsn = (self.lsn or 0) if page else 0
         return replace(record, number=number, page=page, page_size=self.server.page_size, lsn=lsn)
 
@@ -410,8 +416,10 @@ class _Round:
         os.ftruncate(target, size)
 
     def _let_go(self, record: _Record, source: int, target: int) -> None:
-        """Have the disk begin, and leave the page cache to the server."""
+        """Have it on disk, where no flush of the server has to wait for it, and leave the page cache to the server."""
         if record.size >= _LEAST_PAGED:
+            with self._telling(record.number):
+                os.fdatasync(target)
             os.posix_fadvise(target, 0, 0, os.POSIX_FADV_DONTNEED)
             if record.inode in self.uncached:
                 os.posix_fadvise(source, 0, 0, os.POSIX_FADV_DONTNEED)

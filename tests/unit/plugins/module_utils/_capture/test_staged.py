@@ -365,7 +365,7 @@ def test_store_without_room_is_told_and_leaves_the_server_alone(datadir: Path, t
 def test_file_that_shrinks_while_it_is_copied_is_left_for_the_window(datadir: Path, tmp_path: Path) -> None:
     """Cut between ``stat`` and the copy, as a server does with a table."""
     victim = table(datadir, 3)
-    done = []
+    done: list[int] = []
 
     def cut() -> None:
         if not done and any((tmp_path / "clone").glob("*5")):
