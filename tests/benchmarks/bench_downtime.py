@@ -47,6 +47,9 @@ class Bench:
         shutil.rmtree(self._target, ignore_errors=True)
         self._target.mkdir(mode=0o700)
         servers.settle(self._server)
+        if way.startswith("staged"):
+            # The pre-copy does not trust what has just been written.
+            servers.rest(self._server)
         servers.evict(self._server.datadir)
         with servers.Absence(self._server) as absence:
             if way in CAPTURES:

@@ -85,7 +85,7 @@ def measures_of(found: Document) -> list[Measure]:
         ]
     if "ratio" not in found:
         return []
-    stretch = found.get("stretch", _STRETCH.get(found.get("bar")))
+    stretch = found.get("stretch", _STRETCH.get(found.get("bar", 0.0)))
     what = found["benchmark"].replace("_", " ") + (f" against {found['peer']}" if "peer" in found else "")
     return [figure(what, found["ratio"], RATIO, found.get("bar"), stretch)]
 

@@ -174,6 +174,16 @@ def settle(server: Server, timeout: float = 300) -> None:
         server.query(f"SET GLOBAL innodb_max_dirty_pages_pct_lwm = {before['l']}")
 
 
+def rest(server: Server, seconds: float = 62) -> None:
+    """Wait until the tables were not written to for so long, as those of a server that was idle for a while."""
+    while True:
+        newest = max((path.stat().st_mtime for path in server.datadir.glob("bench*/*")), default=0.0)
+        left = newest + seconds - time.time()
+        if left <= 0:
+            return
+        time.sleep(left)
+
+
 class Absence(threading.Thread):
     """Asks a server for one row again and again; ``seconds`` is the longest time without an answer."""
 
