@@ -55,9 +55,18 @@ options:
       - For V(zstd) 1 to 19, or -1 to -50 for its C(--fast) levels.
     type: int
   compression_threads:
-    description: Threads of the compressor where it has any; 0 takes one for each CPU.
+    description:
+      - Threads of the compressor where it has any; 0 takes one for each CPU.
+      - Shards (O(shards)) share them.
     type: int
     default: 0
+  shards:
+    description:
+      - Into how many tar files the data go, C(data.0.tar.zst), C(data.1.tar.zst) and so on, up to 32; 0 takes one for
+        each CPU. They are written, proven and restored at the same time, each by its own compressor.
+      - Each is a tar by itself; together they hold every file once. Only for O(format=tar).
+    type: int
+    default: 1
   start_server:
     description:
       - Start the server the moment the capture stands, or has failed, with threads as before (O(state=captured) and
@@ -204,6 +213,7 @@ def argument_spec() -> dict[str, t.Any]:
         "compression": {"type": "str", "choices": ["none", "gzip", "zstd", "lz4", "xz"], "default": "zstd"},
         "compression_level": {"type": "int"},
         "compression_threads": {"type": "int", "default": 0},
+        "shards": {"type": "int", "default": 1},
         "start_server": {"type": "bool", "default": False},
         "throttle": {"type": "int", "default": 0},
         "times": {"type": "dict", "default": {}},
@@ -218,6 +228,7 @@ def work(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
         compression=params["compression"],
         level=params["compression_level"],
         threads=params["compression_threads"],
+        shards=params["shards"],
         bytes_per_second=max(0, params["throttle"]) * 1024 * 1024,
         times=params["times"] or {},
     )

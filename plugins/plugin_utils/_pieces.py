@@ -22,18 +22,17 @@ Block = t.Union[bytes, memoryview]
 
 def check(backup: BackupSet) -> None:
     """Refuse a set that is cut short before anything is sent; the rest is proven where it lands."""
-    path = os.path.join(backup.directory, backup.part.name)
-    if backup.part.form == COPY:
-        return
-    found = os.lstat(path).st_size
-    if found != backup.part.bytes:
-        raise RefusedError(
-            f"{path} is not the archive that was written",
-            found=f"{found} bytes",
-            expected=f"{backup.part.bytes} bytes",
-            next_command="take another set",
-            rule="manifest",
-        )
+    for part in backup.parts if backup.part.form != COPY else ():
+        path = os.path.join(backup.directory, part.name)
+        found = os.lstat(path).st_size
+        if found != part.bytes:
+            raise RefusedError(
+                f"{path} is not the archive that was written",
+                found=f"{found} bytes",
+                expected=f"{part.bytes} bytes",
+                next_command="take another set",
+                rule="manifest",
+            )
 
 
 def cut(backup: BackupSet, path: str, first: int, limit: int = PIECE_BYTES) -> t.Iterator[Piece]:
@@ -70,17 +69,22 @@ def cut(backup: BackupSet, path: str, first: int, limit: int = PIECE_BYTES) -> t
 
 
 def _blocks(backup: BackupSet, first: int, limit: int) -> t.Iterator[Block]:
-    path = os.path.join(backup.directory, backup.part.name)
     if backup.part.form == COPY:
-        yield from streamed_copy.send(path, backup.records())
+        yield from streamed_copy.send(os.path.join(backup.directory, backup.part.name), backup.records())
         return
+    # The pieces before the first one need not be read.
+    skip = first * limit
+    for part in backup.parts:
+        skipped = min(skip, part.bytes)
+        skip -= skipped
+        yield from _part_blocks(os.path.join(backup.directory, part.name), part.bytes, skipped)
+
+
+def _part_blocks(path: str, size: int, skipped: int) -> t.Iterator[Block]:
+    empty = memoryview(bytes(_BLOCK))
+    left = size - skipped
     with open(path, "rb", buffering=0) as stream:
-        left = backup.part.bytes
-        # The pieces before the first one need not be read.
-        empty = memoryview(bytes(_BLOCK))
-        skipped = min(left, first * limit)
         stream.seek(skipped)
-        left -= skipped
         while skipped:
             yield empty[: min(skipped, _BLOCK)]
             skipped -= min(skipped, _BLOCK)

@@ -12,8 +12,12 @@ import typing as t
 from dataclasses import dataclass
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import manifest
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.compress import find_compressor
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.compress import (
+    chunk_of,
+    find_compressor,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.formats import COPY, FORMATS, TAR, ZIP
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import Part
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.reader import (
     CopyArchive,
     Reader,
@@ -49,7 +53,17 @@ class BackupSet:
 
     directory: str
     head: t.Mapping[str, t.Any]
-    part: SetPart
+    parts: tuple[SetPart, ...]
+
+    @property
+    def part(self) -> SetPart:
+        """The first part; all are of one format and compression."""
+        return self.parts[0]
+
+    @property
+    def wholes(self) -> tuple[Part | None, ...]:
+        """What must be found of each part when it has been read; a directory is no file that could be hashed."""
+        return tuple(None if part.form == COPY else Part(part.name, part.bytes, part.sha256) for part in self.parts)
 
     @property
     def backup_id(self) -> str:
@@ -71,29 +85,30 @@ class BackupSet:
         """The files of the manifest in the order of the archive, one at a time."""
         return manifest.read(os.path.join(self.directory, MANIFEST_NAME))[1]
 
-    def reader(self, stream: ByteStream | None = None) -> Reader:
-        """Open the data, in the directory or from ``stream`` (of a directory: that of ``streamed_copy``).
+    def reader(self, stream: ByteStream | None = None, number: int = 0) -> Reader:
+        """Open the data of a part, in the directory or from ``stream`` (of a directory: that of ``streamed_copy``).
 
         Raises RefusedError when the tool that unpacks them is missing, and for a zip file as a stream: its directory
         stands at its end.
         """
-        path = os.path.join(self.directory, self.part.name)
+        part = self.parts[number]
+        path = os.path.join(self.directory, part.name)
+        chunk = chunk_of(len(self.parts))
         if stream is not None:
-            if self.part.form == COPY:
-                return receive(self.part.name, stream, self.records())
-            if self.part.form == ZIP:
+            if part.form == COPY:
+                return receive(part.name, stream, self.records())
+            if part.form == ZIP:
                 raise RefusedError(
-                    f"{self.part.name} cannot be read as a stream",
+                    f"{part.name} cannot be read as a stream",
                     found="a zip file, which has its directory at its end",
                     expected="the whole file",
                 )
-            compressor = find_compressor(self.part.compression)
-            return TarArchive(path, compressor, SizedStream(stream, self.part.bytes))
-        if self.part.form == COPY:
+            return TarArchive(path, find_compressor(part.compression), SizedStream(stream, part.bytes), chunk)
+        if part.form == COPY:
             return CopyArchive(path, self.records())
-        if self.part.form == ZIP:
+        if part.form == ZIP:
             return ZipArchive(path)
-        return TarArchive(path, find_compressor(self.part.compression))
+        return TarArchive(path, find_compressor(part.compression), chunk=chunk)
 
 
 def open_set(directory: str) -> BackupSet:
@@ -102,16 +117,17 @@ def open_set(directory: str) -> BackupSet:
     Raises RefusedError when it is no complete set: there is no manifest, or the manifest names what is not there.
     """
     found = open_manifest(directory)
-    there = os.path.join(directory, found.part.name)
-    kind = stat.S_ISDIR if found.part.form == COPY else stat.S_ISREG
-    try:
-        status = os.lstat(there)
-    except FileNotFoundError:
-        raise RefusedError(
-            f"{there} is missing", found="no such file", expected=found.part.name, rule="manifest"
-        ) from None
-    if not kind(status.st_mode):
-        raise RefusedError(f"{there} is not what the manifest says", found="another kind of file", rule="manifest")
+    for part in found.parts:
+        there = os.path.join(directory, part.name)
+        kind = stat.S_ISDIR if part.form == COPY else stat.S_ISREG
+        try:
+            status = os.lstat(there)
+        except FileNotFoundError:
+            raise RefusedError(
+                f"{there} is missing", found="no such file", expected=part.name, rule="manifest"
+            ) from None
+        if not kind(status.st_mode):
+            raise RefusedError(f"{there} is not what the manifest says", found="another kind of file", rule="manifest")
     return found
 
 
@@ -140,10 +156,10 @@ def open_manifest(directory: str) -> BackupSet:
     close = getattr(records, "close", None)
     if close is not None:
         close()
-    return BackupSet(directory, head, _checked_part(path, head))
+    return BackupSet(directory, head, _checked_parts(path, head))
 
 
-def _checked_part(path: str, head: t.Mapping[str, t.Any]) -> SetPart:
+def _checked_parts(path: str, head: t.Mapping[str, t.Any]) -> tuple[SetPart, ...]:
     missing = [key for key in manifest.HEAD_KEYS if key not in head]
     if missing:
         raise RefusedError(f"{path} is not complete", found=f"no {', '.join(missing)}", rule="manifest")
@@ -155,18 +171,31 @@ def _checked_part(path: str, head: t.Mapping[str, t.Any]) -> SetPart:
             rule="manifest",
         )
     parts = head["parts"]
-    if not isinstance(parts, list) or len(parts) != 1:
-        raise RefusedError(f"{path} does not name one part", found=parts, expected="one part", rule="manifest")
+    if not isinstance(parts, list) or not parts:
+        raise RefusedError(f"{path} names no part", found=parts, expected="one part or more", rule="manifest")
+    found = tuple(_checked_part(path, part) for part in parts)
+    alike = {(part.form, part.compression) for part in found} == {(TAR, found[0].compression)}
+    if len(found) > 1 and (not alike or len({part.name for part in found}) < len(found)):
+        raise RefusedError(
+            f"{path} describes parts that do not belong together",
+            found=parts,
+            expected="tar files with names of their own, compressed in the same way",
+            rule="manifest",
+        )
+    return found
+
+
+def _checked_part(path: str, entry: t.Any) -> SetPart:
     try:
         part = SetPart(
-            str(parts[0]["name"]),
-            int(parts[0]["bytes"]),
-            str(parts[0]["sha256"]),
-            str(parts[0].get("format", TAR)),
-            str(parts[0].get("compression", "none")),
+            str(entry["name"]),
+            int(entry["bytes"]),
+            str(entry["sha256"]),
+            str(entry.get("format", TAR)),
+            str(entry.get("compression", "none")),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise RefusedError(f"{path} does not describe its part: {error}", found=parts[0], rule="manifest") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RefusedError(f"{path} does not describe its part: {error}", found=entry, rule="manifest") from error
     if not _PART_NAME.fullmatch(part.name) or not _SHA256.fullmatch(part.sha256) or part.form not in FORMATS:
-        raise RefusedError(f"{path} describes a part that no set has", found=parts[0], rule="manifest")
+        raise RefusedError(f"{path} describes a part that no set has", found=entry, rule="manifest")
     return part

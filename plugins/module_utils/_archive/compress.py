@@ -24,6 +24,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors i
 
 NONE = "none"
 CHUNK = 1024 * 1024
+_SMALLEST_CHUNK = 128 * 1024
 _F_SETPIPE_SZ = 1031  # fcntl.F_SETPIPE_SZ has a name from Python 3.10 on only
 _STDERR_LIMIT = 64 * 1024
 _MAX_THREADS = 32
@@ -62,6 +63,16 @@ class Compressor:
     unpack: tuple[str, ...]
 
 
+def chunk_of(parts: int) -> int:
+    """Bytes of a buffer where so many parts are written or read at a time: together they take little more than one."""
+    return max(_SMALLEST_CHUNK, CHUNK // parts)
+
+
+def cpus() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def find_compressor(name: str, *, level: int | None = None, threads: int = 0) -> Compressor | None:
     """The commands for ``name``, None for ``none``.
 
@@ -83,7 +94,7 @@ def find_compressor(name: str, *, level: int | None = None, threads: int = 0) ->
         )
     if threads < 0:
         raise RefusedError("The number of compressor threads is negative", found=threads, expected="0 or more")
-    count = min(threads or len(os.sched_getaffinity(0)), _MAX_THREADS)
+    count = min(threads or cpus(), _MAX_THREADS)
     path = next(filter(None, (_which(command) for command in tool.commands)), None)
     if path is None:
         raise RefusedError(
@@ -214,10 +225,12 @@ class PackedOutput:
         compressor: Compressor | None,
         *,
         buffers: int = 3,
+        chunk: int = CHUNK,
         watch: t.Callable[[], None] = lambda: None,
     ) -> None:
         self._target = target
         self._watch = watch
+        self._chunk = chunk
         self._stage: _Stage | None = None
         self._pump: _Thread | None = None
         self._failed: BaseException | None = None
@@ -227,7 +240,7 @@ class PackedOutput:
             _widen(self._output.fileno())
             self._pump = _Thread(self._store)
             self._pump.start()
-        self._free: list[bytearray] = [bytearray(CHUNK) for _count in range(buffers)]
+        self._free: list[bytearray] = [bytearray(chunk) for _count in range(buffers)]
         self._full: list[tuple[bytearray, int]] = []
         self._condition = threading.Condition()
         self._closing = False
@@ -337,7 +350,7 @@ class PackedOutput:
 
     def _store(self) -> None:
         descriptor = self._output.fileno()
-        buffer = bytearray(CHUNK)
+        buffer = bytearray(self._chunk)
         view = memoryview(buffer)
         try:
             while size := os.readv(descriptor, [view]):

@@ -52,9 +52,10 @@ _ZIP_UTF8 = 0x800
 _UNIX = 3
 
 
-def part_name(form: str, suffix: str) -> str:
-    """File (or directory, for ``copy``) of a set that holds the data."""
-    return {TAR: f"data.tar{suffix}", ZIP: "data.zip", COPY: "data"}[form]
+def part_name(form: str, suffix: str, shard: int | None = None) -> str:
+    """File (or directory, for ``copy``) of a set that holds the data; ``shard`` is the number of one of several."""
+    stem = "data" if shard is None else f"data.{shard}"
+    return {TAR: f"{stem}.tar{suffix}", ZIP: "data.zip", COPY: "data"}[form]
 
 
 class Output(t.Protocol):
@@ -84,10 +85,16 @@ class TarOutput:
 
     keeps_links = True
 
-    def __init__(self, path: str, compressor: Compressor | None, watch: t.Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        path: str,
+        compressor: Compressor | None,
+        watch: t.Callable[[], None] = lambda: None,
+        chunk: int = CHUNK,
+    ) -> None:
         self._file = HashedFile(path)
         try:
-            self._packed = PackedOutput(self._file, compressor, watch=watch)
+            self._packed = PackedOutput(self._file, compressor, watch=watch, chunk=chunk)
         except BaseException:
             self._file.discard()
             raise
@@ -382,15 +389,20 @@ def open_output(
     compressor: Compressor | None,
     level: int | None,
     watch: t.Callable[[], None] = lambda: None,
+    *,
+    shard: int | None = None,
+    chunk: int = CHUNK,
 ) -> Output:
     """Begin the data of a set below ``directory``, which is made private. Zip ignores which compressor was chosen.
 
-    ``watch`` is called while a compressor takes nothing more.
+    ``watch`` is called while a compressor takes nothing more. ``shard``: number of one of several tar files; ``chunk``:
+    bytes of one of its buffers.
     """
     make_private_directory(directory)
-    path = os.path.join(directory, part_name(form, compressor.suffix if compressor is not None else ""))
+    suffix = compressor.suffix if compressor is not None else ""
+    path = os.path.join(directory, part_name(form, suffix, shard))
     if form == TAR:
-        return TarOutput(path, compressor, watch)
+        return TarOutput(path, compressor, watch, chunk)
     if form == ZIP:
         return ZipOutput(path, None if compression == NONE else (level or 1))
     return CopyOutput(path)

@@ -14,10 +14,12 @@ from dataclasses import asdict, replace
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _budget, _ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import manifest, origin
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.compress import Compressor
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.compress import Compressor, chunk_of
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.formats import (
     COPY,
     FORMATS,
+    TAR,
+    Output,
     open_output,
     part_name,
 )
@@ -41,10 +43,21 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
     real_directories,
     write_head,
 )
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import Outcome, Request
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import (
+    MAX_SHARDS,
+    Outcome,
+    Request,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.shards import (
+    ShardedOutput,
+    SharedWatch,
+    write_shards,
+)
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.source import Readable
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.writer import (
     Notes,
     Totals,
+    Watch,
     write_files,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
@@ -116,6 +129,19 @@ def remove(request: Request) -> Outcome:
 def _check_form(request: Request) -> None:
     if request.form not in FORMATS:
         raise RefusedError("Unknown archive format", found=repr(request.form), expected=", ".join(FORMATS))
+    if not 0 <= request.shards <= MAX_SHARDS:
+        raise RefusedError(
+            "The number of shards does not fit", found=request.shards, expected=f"0 (one for each CPU) to {MAX_SHARDS}"
+        )
+    if request.form != TAR and request.shards != 1:
+        raise RefusedError(
+            "Only a tar can be made in shards",
+            found=f"replica_backup_shards={request.shards}, replica_backup_format={request.form}",
+            expected="replica_backup_shards=1, or replica_backup_format=tar",
+            server_state="not touched",
+            next_command="set one of the two",
+            variable="replica_backup_shards",
+        )
 
 
 def _refuse_existing(paths: SetPaths) -> None:
@@ -192,21 +218,19 @@ def _write_set(
         for file in (notes.records, notes.sums, notes.seen):
             cleanup.callback(file.discard)
         source = cleanup.enter_context(made_from.open())
-        output = open_output(
-            paths.directory, request.form, request.observed_compression, compressor, request.level, watch.tick
-        )
+        data = _open_data(request, compressor, watch)
         try:
-            totals = write_files(made_from.entries(), source, output, notes, watch)
+            totals = data.write(made_from, source, notes)
             records, sums, seen = notes.records.publish(), notes.sums.publish(), notes.seen.publish()
             made_from.compare(source, paths.files, os.path.join(paths.work, seen.name))
-            part = output.finish(watch.tick)
+            written = data.finish()
             made_from.check()
         except BaseException:
-            output.abort()
+            data.abort()
             raise
-    if part is None:
-        part = Part(part_name(COPY, ""), totals.bytes, sums.sha256)
-    parts = (manifest.part_entry(part, request.form, request.observed_compression),)
+    if not written:
+        written = (Part(part_name(COPY, ""), totals.bytes, sums.sha256),)
+    parts = tuple(manifest.part_entry(part, request.form, request.observed_compression) for part in written)
     ledger = made_from.ledger
     head = {
         "format": manifest.FORMAT,
@@ -227,15 +251,72 @@ def _write_set(
         # The three below are for the publication only and stay out of the manifest.
         "records": asdict(records),
         "totals": asdict(totals),
-        "request": {"format": request.form, "compression": request.compression},
+        "request": _asked(request),
     }
     write_head(paths, head)
     return head, totals, parts
 
 
+def _asked(request: Request) -> dict[str, t.Any]:
+    return {"format": request.form, "compression": request.compression, "shards": request.shard_count}
+
+
+class _Data(t.Protocol):
+    """What the files go into: one archive, or several at a time."""
+
+    def write(self, made_from: origin.Origin, source: Readable, notes: Notes) -> Totals: ...
+    def finish(self) -> tuple[Part, ...]: ...
+    def abort(self) -> None: ...
+
+
+class _One:
+    def __init__(self, output: Output, watch: Watch) -> None:
+        self._output = output
+        self._watch = watch
+        self.abort = output.abort
+
+    def write(self, made_from: origin.Origin, source: Readable, notes: Notes) -> Totals:
+        return write_files(made_from.entries(), source, self._output, notes, self._watch)
+
+    def finish(self) -> tuple[Part, ...]:
+        """None for a plain directory."""
+        part = self._output.finish(self._watch.tick)
+        return () if part is None else (part,)
+
+
+class _Several:
+    def __init__(self, output: ShardedOutput, watch: SharedWatch, work: str) -> None:
+        self._output = output
+        self._watch = watch
+        self._work = work
+        self.abort = output.abort
+
+    def write(self, made_from: origin.Origin, source: Readable, notes: Notes) -> Totals:
+        return write_shards(made_from.entries(), made_from.open, self._output, notes, self._watch, self._work)
+
+    def finish(self) -> tuple[Part, ...]:
+        return self._output.finish(self._watch.tick)
+
+
+def _open_data(request: Request, compressor: Compressor | None, watch: Watch) -> _Data:
+    count = request.shard_count
+    how = (request.paths.directory, request.form, request.observed_compression, compressor, request.level)
+    if count == 1:
+        return _One(open_output(*how, watch.tick), watch)
+    shared = SharedWatch(watch)
+    outputs: list[Output] = []
+    try:
+        for shard in range(count):
+            outputs.append(open_output(*how, shared.tick, shard=shard, chunk=chunk_of(count)))
+    except BaseException:
+        ShardedOutput(outputs).abort()
+        raise
+    return _Several(ShardedOutput(outputs), shared, request.paths.work)
+
+
 def _already_captured(request: Request) -> Outcome:
     head = read_head(request.paths)
-    asked = {"format": request.form, "compression": request.compression}
+    asked = _asked(request)
     if head["request"] != asked:
         raise RefusedError(
             f"Backup {request.paths.backup_id} was captured already in another way",

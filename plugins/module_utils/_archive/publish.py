@@ -14,7 +14,10 @@ import typing as t
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import manifest
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.compress import find_compressor
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.compress import (
+    chunk_of,
+    find_compressor,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.formats import COPY, ZIP
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import (
     PARTIAL_SUFFIX,
@@ -24,7 +27,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
     remove_tree,
     storage_error,
 )
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.proof import prove
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.parts import prove_parts
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.reader import (
     CopyArchive,
     Reader,
@@ -52,18 +55,18 @@ def publish_locked(request: Request) -> Outcome:
         return outcome_of(paths, known, changed=False, made=_hash_manifest(paths))
     head = read_head(paths)
     start, clock = _ledger.utc(), time.monotonic()
-    entry = head["parts"][0]
-    directory = entry["format"] == COPY
-    part = None if directory else Part(entry["name"], entry["bytes"], entry["sha256"])
-    reader = _open_reader(paths, entry)
+    entries = head["parts"]
+    parts = [
+        None if entry["format"] == COPY else Part(entry["name"], entry["bytes"], entry["sha256"]) for entry in entries
+    ]
     try:
-        count = prove(reader, read_records(paths.files), part)
+        count = prove_parts(
+            lambda number: _open_reader(paths, entries[number], len(entries)), lambda: read_records(paths.files), parts
+        )
     except ReplicaBackupError as problem:
         problem.facts.setdefault("backup_usable", False)
         problem.next_command = problem.next_command or "check the disk of the spool, then back up again"
         raise
-    finally:
-        reader.close()
     if count != head["totals"]["count"]:
         raise ReplicaBackupError(
             "The archive read back has another number of members", found=count, expected=head["totals"]["count"]
@@ -87,7 +90,7 @@ def publish_locked(request: Request) -> Outcome:
     return outcome_of(paths, {**final, "totals": head["totals"]}, changed=True, made=made)
 
 
-def _open_reader(paths: SetPaths, entry: t.Mapping[str, t.Any]) -> Reader:
+def _open_reader(paths: SetPaths, entry: t.Mapping[str, t.Any], parts: int) -> Reader:
     path = os.path.join(paths.directory, entry["name"])
     if not os.path.lexists(path):
         raise ReplicaBackupError(f"{path} is gone", found="no such file", expected="what was captured")
@@ -95,7 +98,7 @@ def _open_reader(paths: SetPaths, entry: t.Mapping[str, t.Any]) -> Reader:
         return CopyArchive(path, read_records(paths.files))
     if entry["format"] == ZIP:
         return ZipArchive(path)
-    return TarArchive(path, find_compressor(entry["compression"]))
+    return TarArchive(path, find_compressor(entry["compression"]), chunk=chunk_of(parts))
 
 
 def _write_manifest(paths: SetPaths, head: t.Mapping[str, t.Any], records: t.Mapping[str, t.Any]) -> Part:

@@ -69,6 +69,8 @@ class ReadAhead:
                 self._full.put((buffer, 0, problem))
             if problem is not None or size == 0:
                 return
+        # Whoever still waits for more must not wait for ever.
+        self._full.put((memoryview(b""), 0, None))
 
 
 class _Return:

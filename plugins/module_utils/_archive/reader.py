@@ -81,16 +81,24 @@ class Reader(t.Protocol):
     def finish(self) -> Part:
         """After the last member: the archive file's own name, size and SHA-256."""
 
+    def cancel(self) -> None:
+        """From any thread: whoever reads has an error soon."""
+
     def close(self) -> None: ...
 
 
 class TarArchive:
-    """A tar file, decompressed by the tool that made it. With ``stream`` its bytes come from there."""
+    """A tar file, decompressed by the tool that made it. With ``stream`` its bytes come from there.
 
-    def __init__(self, path: str, compressor: Compressor | None, stream: ByteStream | None = None) -> None:
+    ``chunk``: bytes of one of its buffers.
+    """
+
+    def __init__(
+        self, path: str, compressor: Compressor | None, stream: ByteStream | None = None, chunk: int = CHUNK
+    ) -> None:
         self._name = os.path.basename(path)
         self._input = UnpackedInput(path, compressor, stream)
-        self._ahead = ReadAhead(self._input.readinto)
+        self._ahead = ReadAhead(self._input.readinto, size=chunk)
         self._reader = TarReader(self._ahead.following)
         self._current: TarMember | None = None
 
@@ -132,6 +140,9 @@ class TarArchive:
     def finish(self) -> Part:
         digest = self._input.finish()
         return Part(self._name, self._input.bytes, digest)
+
+    def cancel(self) -> None:
+        self._input.cancel()
 
     def close(self) -> None:
         self._input.cancel()
@@ -195,6 +206,9 @@ class ZipArchive:
 
     def finish(self) -> Part:
         return Part(os.path.basename(self._path), self._bytes, self._digest.hexdigest())
+
+    def cancel(self) -> None:
+        """Reading a file does not wait for anybody."""
 
     def close(self) -> None:
         self._zip.close()
@@ -301,6 +315,9 @@ class CopyArchive:
     def finish(self) -> Part:
         _sync(self._root)
         return Part(os.path.basename(to_text(self._root)), 0, "")
+
+    def cancel(self) -> None:
+        """Reading a file does not wait for anybody."""
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -58,6 +58,7 @@ class FileRecord:
     ``path`` is relative to the place (``.`` for its own directory). ``size`` is the logical size in bytes of a regular
     file and 0 otherwise; ``sha256`` (hex) exists for regular files only and covers the holes of a sparse file as
     zeros. ``target`` is a symbolic link's text. ``link`` is the member name of the first name of the same inode.
+    ``part`` is the number of the part that has it, in the order of ``parts``, where a set has several.
     """
 
     place: str
@@ -74,6 +75,7 @@ class FileRecord:
     role: str | None
     target: str | None = None
     link: str | None = None
+    part: int | None = None
 
     @property
     def name(self) -> str:
@@ -99,6 +101,8 @@ class FileRecord:
             value["target"] = self.target
         if self.link is not None:
             value["link"] = self.link
+        if self.part is not None:
+            value["part"] = self.part
         return value
 
     @classmethod

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.compress import (
     NONE,
     Compressor,
+    cpus,
     find_compressor,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.formats import COPY, TAR, ZIP
@@ -18,13 +19,16 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Way
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 
+MAX_SHARDS = 32
+
 
 @dataclass(frozen=True)
 class Request:
     """What is asked of the archive step.
 
-    ``level`` None is the compressor's quick default; ``threads`` 0 one for each CPU. ``times`` are further steps
-    (name to start and end, UTC) for the manifest. ``bytes_per_second``: how fast a clone is read at most; 0: no limit.
+    ``level`` None is the compressor's quick default; ``threads`` 0 one for each CPU. ``shards``: into how many tar
+    files the data go, which are written at the same time; 0: one for each CPU. ``times`` are further steps (name to
+    start and end, UTC) for the manifest. ``bytes_per_second``: how fast a clone is read at most; 0: no limit.
     """
 
     paths: SetPaths
@@ -33,12 +37,22 @@ class Request:
     compression: str = "zstd"
     level: int | None = None
     threads: int = 0
+    shards: int = 1
     bytes_per_second: float = 0.0
     times: t.Mapping[str, t.Any] = field(default_factory=dict)
 
     def compressor(self) -> Compressor | None:
         """The external tool that the data pass through; zip brings its own and a plain directory has none."""
-        return find_compressor(self.compression, level=self.level, threads=self.threads) if self.form == TAR else None
+        if self.form != TAR:
+            return None
+        # Each shard has its own; together they have as many threads as one would.
+        threads = max(1, (self.threads or cpus()) // self.shard_count) if self.shard_count > 1 else self.threads
+        return find_compressor(self.compression, level=self.level, threads=threads)
+
+    @property
+    def shard_count(self) -> int:
+        """How many tar files that is on this host."""
+        return self.shards or min(cpus(), MAX_SHARDS)
 
     @property
     def deflate_level(self) -> int | None:

@@ -72,6 +72,34 @@ class SizedStream:
         self._stream.close()
 
 
+class Section:
+    """The next ``size`` bytes of a stream that goes on after them, except for the ``last`` section of it.
+
+    Closing a section that was read to its end leaves the stream to the next one.
+    """
+
+    def __init__(self, stream: ByteStream, size: int, *, last: bool) -> None:
+        self.name = stream.name
+        self._stream = stream
+        self._left = size
+        self._last = last
+
+    def readinto(self, view: memoryview) -> int:
+        if self._left == 0:
+            # What goes on after its end is not the set that it should be.
+            return self._stream.readinto(view) if self._last else 0
+        count = self._stream.readinto(view[: self._left])
+        self._left -= count
+        return count
+
+    def cancel(self) -> None:
+        if self._left:
+            self._stream.cancel()
+
+    def close(self) -> None:
+        """The stream is closed by whoever opened it."""
+
+
 def read_exactly(stream: ByteStream, size: int) -> bytes:
     """The next ``size`` bytes. Raises ReplicaBackupError when there are fewer."""
     buffer = bytearray(size)

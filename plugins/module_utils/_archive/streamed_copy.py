@@ -65,12 +65,14 @@ class StreamedCopy:
         contents: t.Callable[[FileRecord], Data],
         end: t.Callable[[], None],
         close: t.Callable[[], None],
+        cancel: t.Callable[[], None] = lambda: None,
     ) -> None:
         self._name = name
         self._records = records
         self._contents = contents
         self._end = end
         self._close = close
+        self._cancel = cancel
         self._current: FileRecord | None = None
 
     def __iter__(self) -> t.Iterator[Member]:
@@ -97,6 +99,9 @@ class StreamedCopy:
 
     def finish(self) -> Part:
         return Part(self._name, 0, "")
+
+    def cancel(self) -> None:
+        self._cancel()
 
     def close(self) -> None:
         self._close()
@@ -128,4 +133,4 @@ def receive(name: str, stream: ByteStream, records: t.Iterable[FileRecord]) -> S
         if stream.readinto(buffer[:1]):
             raise broken("data after the end of the stream")
 
-    return StreamedCopy(name, records, contents, end, stream.close)
+    return StreamedCopy(name, records, contents, end, stream.close, stream.cancel)

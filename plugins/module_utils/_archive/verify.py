@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.backup_set import BackupSet, open_set
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.formats import COPY
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import Part
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.proof import prove
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.parts import prove_parts
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import sums_line
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import MANIFEST_NAME, SUMS_NAME
@@ -25,7 +24,7 @@ _CHUNK = 1024 * 1024
 
 @dataclass(frozen=True)
 class Verified:
-    """What was read: ``files`` names of any kind, ``bytes`` of the part as it lies on disk, wall clock ``seconds``."""
+    """What was read: ``files`` names of any kind, ``bytes`` of the parts on disk, wall clock ``seconds``."""
 
     backup: BackupSet
     files: int
@@ -68,7 +67,7 @@ def verify(directory: str) -> Verified:
             error.next_command or "do not restore this set; take another, and look at the disk it was on"
         )
         raise
-    return Verified(backup, files, backup.part.bytes, time.monotonic() - started, warnings)
+    return Verified(backup, files, sum(part.bytes for part in backup.parts), time.monotonic() - started, warnings)
 
 
 def find_sets(patterns: t.Iterable[str]) -> tuple[str, ...]:
@@ -120,47 +119,46 @@ def verify_all(patterns: t.Iterable[str]) -> list[dict[str, t.Any]]:
 
 
 def _verify(backup: BackupSet) -> int:
-    part = backup.part
-    if part.form != COPY:
-        _same_size(backup)
+    _same_sizes(backup)
     _compare_sums(backup)
-    reader = backup.reader()
+    # Owners and modes of a plain directory live in the manifest: whoever fetched the copy owns its files.
+    attributes = backup.part.form != COPY
     try:
-        if part.form == COPY:
-            # Owners and modes live in the manifest: whoever fetched the copy owns its files.
-            return prove(reader, backup.records(), None, attributes=False)
-        return prove(reader, backup.records(), Part(part.name, part.bytes, part.sha256))
+        return prove_parts(
+            lambda number: backup.reader(number=number), backup.records, backup.wholes, attributes=attributes
+        )
     except RefusedError:
         raise
     except ReplicaBackupError as error:
         _say_which_file(backup, error)
         raise
-    finally:
-        reader.close()
 
 
 def _other_names(backup: BackupSet) -> tuple[str, ...]:
     """A second archive in the set is an error, as nobody knows which one counts; anything else is worth a word."""
-    names = sorted(set(os.listdir(backup.directory)) - {MANIFEST_NAME, SUMS_NAME, backup.part.name})
+    names = sorted(
+        set(os.listdir(backup.directory)) - {MANIFEST_NAME, SUMS_NAME, *(part.name for part in backup.parts)}
+    )
     second = [name for name in names if name.startswith("data")]
     if second:
         raise ReplicaBackupError(
             f"{backup.directory} holds more than one archive",
             found=", ".join(second),
-            expected=f"{backup.part.name} alone",
+            expected=f"{', '.join(part.name for part in backup.parts)} alone",
             file=second[0],
         )
     return (f"{backup.directory} also holds {', '.join(names)}, which the set does not know",) if names else ()
 
 
-def _same_size(backup: BackupSet) -> None:
-    path = os.path.join(backup.directory, backup.part.name)
-    found = os.lstat(path).st_size
-    if found != backup.part.bytes:
-        how = "cut short" if found < backup.part.bytes else "longer than it was written"
-        raise ReplicaBackupError(
-            f"{path} is {how}", found=f"{found} bytes", expected=f"{backup.part.bytes} bytes", file=backup.part.name
-        )
+def _same_sizes(backup: BackupSet) -> None:
+    for part in backup.parts if backup.part.form != COPY else ():
+        path = os.path.join(backup.directory, part.name)
+        found = os.lstat(path).st_size
+        if found != part.bytes:
+            how = "cut short" if found < part.bytes else "longer than it was written"
+            raise ReplicaBackupError(
+                f"{path} is {how}", found=f"{found} bytes", expected=f"{part.bytes} bytes", file=part.name
+            )
 
 
 def _compare_sums(backup: BackupSet) -> None:
@@ -205,11 +203,15 @@ def _say_which_file(backup: BackupSet, error: ReplicaBackupError) -> None:
     """Add whether the archive as a whole is the one that was written, or another, or a damaged one."""
     if backup.part.form == COPY:
         return
+    bad = [part.name for part in backup.parts if _hash(os.path.join(backup.directory, part.name)) != part.sha256]
+    error.facts["part_sha256_matches"] = not bad
+    if bad:
+        error.message += f"; {', '.join(bad)} is not the archive that was written, or is damaged"
+
+
+def _hash(path: str) -> str:
     digest = hashlib.sha256()
-    with open(os.path.join(backup.directory, backup.part.name), "rb", buffering=0) as stream:
+    with open(path, "rb", buffering=0) as stream:
         while chunk := stream.read(_CHUNK):
             digest.update(chunk)
-    same = digest.hexdigest() == backup.part.sha256
-    error.facts["part_sha256_matches"] = same
-    if not same:
-        error.message += f"; {backup.part.name} is not the archive that was written, or is damaged"
+    return digest.hexdigest()

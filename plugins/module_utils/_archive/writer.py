@@ -68,6 +68,16 @@ class Totals:
         place.count += 1
         place.bytes += size
 
+    def merge(self, other: Totals) -> None:
+        """Add what another has counted."""
+        self.count += other.count
+        self.files += other.files
+        self.bytes += other.bytes
+        for name, there in other.places.items():
+            place = self.places.setdefault(name, PlaceTotals())
+            place.count += there.count
+            place.bytes += there.bytes
+
 
 class Watch:
     """Calls ``check`` (which raises when the work must stop) at most every ``interval`` seconds.
@@ -121,40 +131,59 @@ def write_files(
     Raises :class:`ReplicaBackupError` naming the file when one vanished, is not as listed, or changes meanwhile.
     """
     totals = Totals()
-    names: dict[tuple[int, int], tuple[str, str | None]] = {}
+    writer = FileWriter(source, output, watch)
     for entry in entries:
-        watch.tick()
-        if entry.type == FILE:
-            descriptor, seen = source.open(entry)
-            try:
-                record = _record(entry, seen)
-                first = names.get((seen.device, seen.inode)) if seen.links > 1 else None
-                if first is not None:
-                    record = replace(record, sha256=first[1], link=first[0])
-                if first is None or not output.keeps_links:
-                    digest = _copy_file(descriptor, record, source.absolute(entry), output, watch)
-                    record = replace(record, sha256=digest)
-                else:
-                    output.plain(record)
-                if seen.links > 1 and first is None:
-                    names[seen.device, seen.inode] = (record.name, record.sha256)
-            finally:
-                os.close(descriptor)
-        else:
-            seen = source.stat(entry)
-            record = _record(entry, seen)
-            if entry.type == SYMLINK:
-                record = replace(record, target=to_text(source.read_link(entry)))
-            elif entry.type != DIRECTORY:
-                raise ReplicaBackupError(
-                    f"{source.absolute(entry)} cannot be archived",
-                    found=entry.type,
-                    expected="file, directory or symlink",
-                )
-            output.plain(record)
+        record, seen = writer.put(entry)
         totals.add(record)
         notes.add(record, seen)
     return totals
+
+
+class FileWriter:
+    """Puts one entry after the other into an output, and knows which names belong to the same file."""
+
+    def __init__(self, source: Readable, output: Output, watch: Watch) -> None:
+        self._source = source
+        self._output = output
+        self._watch = watch
+        self._names: dict[tuple[int, int], tuple[str, str | None]] = {}
+
+    def put(self, entry: ListedFile) -> tuple[FileRecord, Seen]:
+        """What was put in, and what the file was. Raises as :func:`write_files` does."""
+        self._watch.tick()
+        if entry.type == FILE:
+            return self._put_file(entry)
+        source = self._source
+        seen = source.stat(entry)
+        record = _record(entry, seen)
+        if entry.type == SYMLINK:
+            record = replace(record, target=to_text(source.read_link(entry)))
+        elif entry.type != DIRECTORY:
+            raise ReplicaBackupError(
+                f"{source.absolute(entry)} cannot be archived",
+                found=entry.type,
+                expected="file, directory or symlink",
+            )
+        self._output.plain(record)
+        return record, seen
+
+    def _put_file(self, entry: ListedFile) -> tuple[FileRecord, Seen]:
+        descriptor, seen = self._source.open(entry)
+        try:
+            record = _record(entry, seen)
+            first = self._names.get((seen.device, seen.inode)) if seen.links > 1 else None
+            if first is not None:
+                record = replace(record, sha256=first[1], link=first[0])
+            if first is None or not self._output.keeps_links:
+                digest = _copy_file(descriptor, record, self._source.absolute(entry), self._output, self._watch)
+                record = replace(record, sha256=digest)
+            else:
+                self._output.plain(record)
+            if seen.links > 1 and first is None:
+                self._names[seen.device, seen.inode] = (record.name, record.sha256)
+            return record, seen
+        finally:
+            os.close(descriptor)
 
 
 def _record(entry: ListedFile, seen: Seen) -> FileRecord:

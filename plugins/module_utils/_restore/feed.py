@@ -19,7 +19,11 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.formats import COPY, ZIP
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.reader import Data, Reader, ZipArchive
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import FileRecord
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.stream import ByteStream, SizedStream
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.stream import (
+    ByteStream,
+    Section,
+    SizedStream,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.streamed_copy import StreamedCopy
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import MANIFEST_NAME, SUMS_NAME
@@ -31,15 +35,17 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.
 class Feed(t.Protocol):
     """A set within reach. ``where`` names it for people; ``backup`` has its manifest on this host.
 
-    ``part_on_disk`` says whether the data file can be opened a second time (to look at one that is damaged).
+    ``part_on_disk`` says whether the data file can be opened a second time (to look at one that is damaged);
+    ``in_turn`` that its parts come one after the other, so that each is read to its end before the next is opened.
     """
 
     where: str
     backup: BackupSet
     part_on_disk: bool
+    in_turn: bool
 
-    def reader(self) -> Reader:
-        """Open the data: once only. Raises RefusedError when what unpacks them is missing on this host."""
+    def reader(self, number: int = 0) -> Reader:
+        """Open the data of a part: once only. Raises RefusedError when what unpacks them is missing on this host."""
 
     def close(self) -> None:
         """Remove what was brought here for reading; safe at any time, also twice."""
@@ -49,13 +55,14 @@ class LocalFeed:
     """A set in a directory of this host, also a mounted one."""
 
     part_on_disk = True
+    in_turn = False
 
     def __init__(self, directory: str) -> None:
         self.where = directory
         self.backup = open_set(directory)
 
-    def reader(self) -> Reader:
-        return self.backup.reader()
+    def reader(self, number: int = 0) -> Reader:
+        return self.backup.reader(number=number)
 
     def close(self) -> None:
         """Nothing was brought here."""
@@ -65,12 +72,13 @@ class ManifestFeed:
     """A set of which only the manifest is here, in ``directory``: enough to say what a restore would do."""
 
     part_on_disk = False
+    in_turn = False
 
     def __init__(self, directory: str, where: str) -> None:
         self.where = where
         self.backup = open_manifest(directory)
 
-    def reader(self) -> Reader:
+    def reader(self, number: int = 0) -> Reader:
         raise ReplicaBackupError("Only the manifest of this set is here", found=self.where, expected="a plan")
 
     def close(self) -> None:
@@ -81,31 +89,36 @@ class _StreamFeed(abc.ABC):
     """A set whose data come as a stream; its manifest lies in ``directory``, a private one on this host."""
 
     part_on_disk = False
+    in_turn = False
 
     def __init__(self, directory: str, where: str) -> None:
         self.where = where
         self.backup = open_manifest(directory)
         self._spooled = os.path.join(directory, self.backup.part.name)
-        self._open: ByteStream | None = None
+        self._open: list[ByteStream] = []
 
-    def reader(self) -> Reader:
+    def reader(self, number: int = 0) -> Reader:
         if self.backup.part.form == ZIP:
             return self._whole()
-        self._open = self._stream()
-        return self.backup.reader(self._open)
+        return self.backup.reader(self._noted(self._stream(number)), number)
 
     def close(self) -> None:
-        if self._open is not None:
-            self._open.cancel()
-            self._open.close()
-            self._open = None
+        while self._open:
+            stream = self._open.pop()
+            stream.cancel()
+            stream.close()
         if self.backup.part.form == ZIP:
             output.remove_if_there(self._spooled)
             output.remove_if_there(self._spooled + output.PARTIAL_SUFFIX)
 
+    def _noted(self, stream: ByteStream) -> ByteStream:
+        """To be closed at the end, whatever becomes of its reader."""
+        self._open.append(stream)
+        return stream
+
     @abc.abstractmethod
-    def _stream(self) -> ByteStream:
-        """Begin the data, from their first byte."""
+    def _stream(self, number: int = 0) -> ByteStream:
+        """Begin the data of a part, from their first byte."""
 
     def _whole(self) -> Reader:
         """A zip file has its directory at its end: it is the one format that is brought here as a whole first."""
@@ -120,11 +133,11 @@ class _StreamFeed(abc.ABC):
                 next_command="make room there, or restore from a path on this host",
                 rule="space",
             )
-        self._open = SizedStream(self._stream(), part.bytes)
+        stream = self._noted(SizedStream(self._stream(), part.bytes))
         view = memoryview(bytearray(CHUNK))
         target = output.HashedFile(self._spooled)
         try:
-            while count := self._open.readinto(view):
+            while count := stream.readinto(view):
                 target.write(view[:count])
             target.publish()
         finally:
@@ -133,15 +146,27 @@ class _StreamFeed(abc.ABC):
 
 
 class PieceFeed(_StreamFeed):
-    """A set that the controller sends in pieces to ``inbox``; nothing for ``patience`` seconds ends it."""
+    """A set that the controller sends in pieces to ``inbox``; nothing for ``patience`` seconds ends it.
+
+    Its parts come as one stream, one after the other.
+    """
+
+    in_turn = True
 
     def __init__(self, directory: str, where: str, inbox: str, patience: float) -> None:
         super().__init__(directory, where)
         self._inbox = inbox
         self._patience = patience
+        self._pieces: PieceStream | None = None
 
-    def _stream(self) -> ByteStream:
-        return PieceStream(self._inbox, self._patience, f"{self.backup.label} from {self.where}")
+    def _stream(self, number: int = 0) -> ByteStream:
+        if self._pieces is None:
+            self._pieces = PieceStream(self._inbox, self._patience, f"{self.backup.label} from {self.where}")
+            self._noted(self._pieces)
+        if len(self.backup.parts) == 1:
+            return self._pieces
+        last = number == len(self.backup.parts) - 1
+        return Section(self._pieces, self.backup.parts[number].bytes, last=last)
 
 
 class RcloneFeed(_StreamFeed):
@@ -161,23 +186,24 @@ class RcloneFeed(_StreamFeed):
             if name in self._sizes:
                 self._bring(name, directory)
         super().__init__(directory, remote.path)
-        part = self.backup.part
-        if part.form != COPY and self._sizes.get(part.name) != part.bytes:
-            raise RefusedError(
-                f"{part.name} in {remote.path} is missing or not the one that was written",
-                found=f"{self._sizes[part.name]} bytes" if part.name in self._sizes else "no such file",
-                expected=f"{part.bytes} bytes",
-                rule="manifest",
-            )
+        for part in self.backup.parts:
+            if part.form != COPY and self._sizes.get(part.name) != part.bytes:
+                raise RefusedError(
+                    f"{part.name} in {remote.path} is missing or not the one that was written",
+                    found=f"{self._sizes[part.name]} bytes" if part.name in self._sizes else "no such file",
+                    expected=f"{part.bytes} bytes",
+                    rule="manifest",
+                )
 
-    def reader(self) -> Reader:
+    def reader(self, number: int = 0) -> Reader:
         if self.backup.part.form != COPY:
-            return super().reader()
+            return super().reader(number)
         name = self.backup.part.name
         return StreamedCopy(name, self.backup.records(), self._file, lambda: None, self.close)
 
-    def _stream(self) -> ByteStream:
-        return RcloneStream(self._remote, self.backup.part.name, self.backup.part.bytes)
+    def _stream(self, number: int = 0) -> ByteStream:
+        part = self.backup.parts[number]
+        return RcloneStream(self._remote, part.name, part.bytes)
 
     def _file(self, record: FileRecord) -> Data:
         if not record.size:
@@ -185,13 +211,13 @@ class RcloneFeed(_StreamFeed):
         stream = SizedStream(
             RcloneStream(self._remote, f"{self.backup.part.name}/{record.name}", record.size), record.size
         )
-        self._open = stream
+        self._noted(stream)
         view = memoryview(bytearray(CHUNK))
         offset = 0
         while count := stream.readinto(view):
             yield offset, view[:count]
             offset += count
-        self._open = None
+        self._open.remove(stream)
         stream.close()
 
     def _bring(self, name: str, directory: str) -> None:

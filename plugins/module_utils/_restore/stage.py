@@ -16,8 +16,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _f
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _offline
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.extract import Directories, Owners
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.formats import COPY
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import Part
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.proof import prove
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.parts import prove_parts
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import FileRecord
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.feed import Feed
@@ -144,27 +143,34 @@ def lay_down(
 
     Raises ReplicaBackupError at the first difference, or when the disk is full; the caller removes the directories.
     """
-    directories = Directories({root.key: root.staging for root in roots.all}, owners)
-    part = feed.backup.part
+    # One for each part: several are laid down at a time.
+    backup, landings = feed.backup, list[Directories]()
     try:
-        reader = feed.reader()
-        try:
-            lander = _Mapped(directories, mapping, roots, survey.first_names)
+        for _part in backup.parts:
+            landings.append(Directories({root.key: root.staging for root in roots.all}, owners))
+        prove_parts(
+            feed.reader,
+            backup.records,
+            backup.wholes,
+            tick,
             # Owners and modes of a plain directory live in the manifest: whoever fetched the copy owns its files.
-            whole = None if part.form == COPY else Part(part.name, part.bytes, part.sha256)
-            prove(reader, feed.backup.records(), whole, tick, attributes=part.form != COPY, lander=lander)
-        finally:
-            reader.close()
+            attributes=backup.part.form != COPY,
+            landers=[_Mapped(landing, mapping, roots, survey.first_names) for landing in landings],
+            at_a_time=1 if feed.in_turn else 0,
+        )
         rewritten = rewrite(mapping, survey.specials)
         _dress_directories(roots, survey, owners)
-        directories.finish()
+        for landing in landings:
+            landing.finish()
     except ReplicaBackupError as error:
-        error.message = f"The set {feed.backup.label} ({feed.where}) was not laid down: {error.message}"
-        error.facts.setdefault("set", feed.backup.label)
+        error.message = f"The set {backup.label} ({feed.where}) was not laid down: {error.message}"
+        error.facts.setdefault("set", backup.label)
         raise
     finally:
-        directories.close()
-    return Staged(directories.files, directories.bytes, rewritten, tuple(sorted(owners.unknown)))
+        for landing in landings:
+            landing.close()
+    files, size = sum(landing.files for landing in landings), sum(landing.bytes for landing in landings)
+    return Staged(files, size, rewritten, tuple(sorted(owners.unknown)))
 
 
 def _private(root: Root) -> bool:

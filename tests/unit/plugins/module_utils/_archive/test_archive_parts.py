@@ -613,6 +613,9 @@ class FakeReader:
     def finish(self) -> Part:
         return Part("data.tar", 1, "00")
 
+    def cancel(self) -> None:
+        """Nobody waits for it."""
+
     def close(self) -> None:
         """Nothing is open."""
 

@@ -222,7 +222,9 @@ REFUSALS: dict[str, tuple[t.Callable[[Path], object], str]] = {
     "not clean": (lambda d: rewrite(d, lambda v: v.update(clean_stop={"clean": False})), "proven backup"),
     "odd id": (lambda d: rewrite(d, lambda v: v.update(backup_id="../../x")), "proven backup"),
     "odd part": (lambda d: rewrite(d, lambda v: v["parts"][0].update(name="../data.tar")), "that no set has"),
-    "two parts": (lambda d: rewrite(d, lambda v: v["parts"].append({})), "one part"),
+    "parts that are none": (lambda d: rewrite(d, lambda v: v["parts"].clear()), "names no part"),
+    "a part without a name": (lambda d: rewrite(d, lambda v: v["parts"].append({})), "does not describe"),
+    "a part twice": (lambda d: rewrite(d, lambda v: v["parts"].append(v["parts"][0])), "do not belong together"),
     "no hash": (lambda d: rewrite(d, lambda v: v["parts"][0].pop("sha256")), "does not describe"),
 }
 

@@ -17,9 +17,11 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.backup_set import BackupSet, open_set
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.formats import COPY
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import Part
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.parts import prove_parts
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.proof import prove
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.reader import Reader
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import inbox
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.feed import Feed
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.inbox import Piece
 from ansible_collections.mysql_ops.replica_backup.plugins.plugin_utils import _pieces
 from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_utils._archive.set_support import Site
@@ -30,9 +32,9 @@ STREAMS = (*TARS, ("copy", "none"))
 WAYS = (*STREAMS, ("zip", "zstd"))
 
 
-def made(site: Site, form: str, compression: str) -> BackupSet:
+def made(site: Site, form: str, compression: str, shards: int = 1) -> BackupSet:
     """A real set of the site's tree."""
-    job.present(site.request(form=form, compression=compression))
+    job.present(site.request(form=form, compression=compression, shards=shards))
     return open_set(site.paths.directory)
 
 
@@ -49,6 +51,21 @@ def land(reader: Reader, backup: BackupSet, target: Path) -> None:
     finally:
         landing.close()
         reader.close()
+
+
+def land_parts(feed: Feed, target: Path) -> None:
+    """The same for a set that may have several parts."""
+    place = target / PLACE
+    place.mkdir(parents=True)
+    landings = [extract.Directories({PLACE: str(place)}, extract.Owners()) for _part in feed.backup.parts]
+    turns = 1 if feed.in_turn else 0
+    try:
+        prove_parts(feed.reader, feed.backup.records, feed.backup.wholes, landers=landings, at_a_time=turns)
+        for landing in landings:
+            landing.finish()
+    finally:
+        for landing in landings:
+            landing.close()
 
 
 def manifest_only(backup: BackupSet, directory: Path) -> Path:

@@ -24,6 +24,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
     open_set,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.reader import Reader
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.stream import Section
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore import inbox
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.feed import ManifestFeed, PieceFeed
@@ -43,6 +44,7 @@ from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_util
     WAYS,
     Sender,
     land,
+    land_parts,
     made,
     manifest_only,
 )
@@ -187,6 +189,45 @@ def test_a_set_in_pieces(site: Site, tmp_path: Path, box: Path, form: str, compr
     assert {path.name for path in (tmp_path / "here").iterdir()} == {"manifest.json", "SHA256SUMS"}
     inbox.close_inbox(str(tmp_path / "work"))
     assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("stops_at", [None, 0, 9, 22])
+def test_parts_in_pieces(site: Site, tmp_path: Path, box: Path, stops_at: int | None) -> None:
+    """Parts come one after the other, and another sender finds its place in the middle of any."""
+    backup = made(site, "tar", "none", shards=3)
+    feed = feed_of(backup, tmp_path, box)
+    if stops_at is not None:
+        first = Sender(backup, box, tmp_path / "piece", 20_011, change=lambda n, data: data if n < stops_at else None)
+        first.start()
+    landing = threading.Thread(target=land_parts, args=(feed, tmp_path / "restored"), daemon=True)
+    landing.start()
+    if stops_at is not None:
+        first.join()
+    second = Sender(backup, box, tmp_path / "piece", 20_011)
+    second.start()
+    second.join()
+    landing.join()
+    feed.close()
+    assert second.sent[0] == (stops_at or 0) and len(second.sent) + (stops_at or 0) > 23
+    assert look(tmp_path / "restored" / PLACE) == look(site.tree)
+
+
+def test_a_part_that_goes_on_after_its_end(site: Site, tmp_path: Path) -> None:
+    backup = made(site, "tar", "none", shards=2)
+    data = b"".join(Path(backup.directory, part.name).read_bytes() for part in backup.parts)
+    for stream, words in ((data[:-1], "ended too early"), (data + b"x", "goes on after its end")):
+        pipe = Pipe(stream)
+        section = Section(pipe, backup.parts[0].bytes, last=False)
+        first = backup.reader(section, 0)
+        assert sum(1 for _member in first) > 3
+        assert first.finish().sha256 == backup.parts[0].sha256
+        first.close()
+        last = backup.reader(Section(pipe, backup.parts[1].bytes, last=True), 1)
+        with pytest.raises(ReplicaBackupError, match=words):
+            for _member in last:
+                pass
+        last.close()
+        pipe.close()
 
 
 @pytest.mark.parametrize(("form", "compression"), [("tar", "zstd"), ("copy", "none"), ("zip", "zstd")])
@@ -358,6 +399,7 @@ class _Archived:
         self._archived = archived
         self.directory = str(archived.directory)
         self.part = self
+        self.parts = (self,)
 
     @property
     def form(self) -> str:
