@@ -154,15 +154,16 @@ def _is_top(status: os.stat_result) -> bool:
 
 def _beside(top: str, volume: Volume) -> str:
     """A directory of the same file system for the snapshot: the nearest above the server's own in which only root may
-    rename things; else the subvolume itself."""
-    path = top
-    while path != "/":
-        path = os.path.dirname(path)
-        status = os.stat(fs.encode(path))
-        if not _shows(path, volume):
-            break
-        if status.st_uid == 0 and not status.st_mode & _OTHERS_MAY_WRITE and _outside(path, volume):
-            return path
+    rename things; else the top of the subvolume."""
+    for start in (volume.roots[0], os.path.join(top, ".")):
+        path = os.path.dirname(start)
+        while _shows(path, volume):
+            status = os.stat(fs.encode(path))
+            if status.st_uid == 0 and not status.st_mode & _OTHERS_MAY_WRITE and _outside(path, volume):
+                return path
+            if path == "/":
+                break
+            path = os.path.dirname(path)
     return top
 
 

@@ -124,7 +124,8 @@ class LogicalVolume:
     def take(self) -> None:
         # A thin snapshot is skipped at activation unless told otherwise.
         how = ["-kn", "-ay"] if self.pool else ["-L", f"{self.size}b"]
-        tools.run("lvcreate", "-s", "-y", *how, "-n", self.name, f"{self.group}/{self.origin}")
+        # Killed while the origin is suspended, it would leave it so, and the server's writes with it.
+        tools.run("lvcreate", "-s", "-y", *how, "-n", self.name, f"{self.group}/{self.origin}", timeout=tools.PATIENT)
 
     def open(self) -> None:
         self.check()
@@ -183,7 +184,7 @@ class LogicalVolume:
                 expected=f"a snapshot of {self.group}/{self.origin}",
                 next_command=f"look at it with: lvs {self._full_name}",
             )
-        tools.insist(lambda: tools.run("lvremove", "-f", "-y", self._full_name))
+        tools.insist(lambda: tools.run("lvremove", "-f", "-y", self._full_name, timeout=tools.PATIENT))
         return True
 
 

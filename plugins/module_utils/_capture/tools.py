@@ -18,6 +18,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._managers
 
 # The tools wait for the storage below; more than this in the window would be worse than no snapshot. Seconds.
 TIMEOUT = 60.0
+# For what must not be killed half way. Seconds.
+PATIENT = 3600.0
 # What was just read may be held a moment longer by whoever looks at new devices and mounts (udev, a virus scanner).
 _ATTEMPTS, _WAIT = 10, 0.5
 _CAP_SYS_ADMIN = 21
@@ -30,14 +32,14 @@ def path_of(name: str) -> str | None:
     return shutil.which(name, path=os.environ.get("PATH", "") + os.pathsep + commands.PATH)
 
 
-def run(name: str, *arguments: str) -> str:
+def run(name: str, *arguments: str, timeout: float = TIMEOUT) -> str:
     """The output of a tool in the C locale. Raises ReplicaBackupError with its stderr."""
     tool = path_of(name)
     if tool is None:
         raise ReplicaBackupError(
             f"{name} is not installed", found="no such program", expected=f"{name} in {commands.PATH}"
         )
-    return commands.must([tool, *arguments], TIMEOUT)
+    return commands.must([tool, *arguments], timeout)
 
 
 def insist(action: t.Callable[[], str]) -> None:
