@@ -44,7 +44,8 @@ options:
     default: tar
   compression:
     description:
-      - How a tar is compressed. The tool of that name must be installed; V(gzip) takes C(pigz) when it is there.
+      - How a tar is compressed. The tool of that name must be installed; V(gzip) takes C(pigz) when it is there. For
+        V(zstd) the C(zstandard) package of the host's Python does too, or Python 3.14.
       - A zip is deflated whatever is chosen here, and stored with V(none).
     type: str
     choices: [none, gzip, zstd, lz4, xz]

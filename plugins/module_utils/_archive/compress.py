@@ -15,6 +15,7 @@ import threading
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import pythonzstd
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import HashedFile
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.stream import ByteStream, FileStream
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
@@ -74,7 +75,7 @@ def cpus() -> int:
 
 
 def find_compressor(name: str, *, level: int | None = None, threads: int = 0) -> Compressor | None:
-    """The commands for ``name``, None for ``none``.
+    """The commands for ``name``, None for ``none``. zstd may be a library of Python where there is no tool.
 
     ``threads`` 0 means one for each CPU this process may use (not zstd's own guess, which counts physical cores and
     sees one where a virtual machine has two). Raises :class:`RefusedError` for an unknown name, a level out of
@@ -96,6 +97,9 @@ def find_compressor(name: str, *, level: int | None = None, threads: int = 0) ->
         raise RefusedError("The number of compressor threads is negative", found=threads, expected="0 or more")
     count = min(threads or cpus(), _MAX_THREADS)
     path = next(filter(None, (_which(command) for command in tool.commands)), None)
+    library = pythonzstd.commands(chosen, count) if path is None and name == "zstd" else None
+    if library is not None:
+        return Compressor(name, tool.suffix, *library)
     if path is None:
         raise RefusedError(
             f"The tool for the chosen compression is missing on this host: {' or '.join(tool.commands)}",

@@ -20,7 +20,13 @@ import jsonschema
 import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _filelist, _ledger
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import compress, guard, job, manifest
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import (
+    compress,
+    guard,
+    job,
+    manifest,
+    pythonzstd,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import FileRecord
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.writer import Watch
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
@@ -218,6 +224,7 @@ def test_a_link_in_place_of_the_hosts_directory_is_refused(site: Site, tmp_path:
 def test_a_missing_tool_names_package_and_variable(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setattr(compress, "_SEARCH", "/nonexistent")
+    monkeypatch.setattr(pythonzstd, "_is_there", lambda: False)
     for call in (job.capture, lambda request: job.plan(request, "captured")):
         with pytest.raises(RefusedError, match="package zstd") as caught:
             call(site.request(compression="zstd"))

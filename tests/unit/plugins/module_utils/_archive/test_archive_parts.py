@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tarfile
 import typing as t
 import zipfile
@@ -29,6 +30,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive 
     manifest,
     output,
     proof,
+    pythonzstd,
     source,
     tarformat,
     writer,
@@ -503,6 +505,36 @@ def test_pigz_is_taken_for_gzip_when_it_is_there(tmp_path: Path, monkeypatch: py
     found = compress.find_compressor("gzip", threads=2)
     assert found is not None
     assert found.pack == (str(tmp_path / "pigz"), "-q", "-c", "-1", "-p", "2") and found.suffix == ".gz"
+
+
+@pytest.mark.parametrize(("level", "threads"), [(1, 2), (-5, 1), (19, 1)])
+def test_zstd_without_its_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: int, threads: int) -> None:
+    """What the library of Python makes the tool reads, and the other way round."""
+    tool = compress.find_compressor("zstd")
+    monkeypatch.setattr(compress, "_which", lambda command: None)
+    library = compress.find_compressor("zstd", level=level, threads=threads)
+    assert tool is not None and library is not None
+    assert library.pack[0] == library.unpack[0] == sys.executable and library.suffix == tool.suffix
+    plain = b"".join(number.to_bytes(4, "big") + b"page" * 100 for number in range(9000)) + os.urandom(100_000)
+
+    def through(argv: tuple[str, ...], data: bytes) -> bytes:
+        return subprocess.run(argv, input=data, stdout=subprocess.PIPE, check=True).stdout
+
+    packed = through(library.pack, plain)
+    assert len(packed) < len(plain) // 2
+    assert through(tool.unpack, packed) == through(library.unpack, packed) == plain
+    # Two frames, one after the other, are one file to the tool.
+    assert through(library.unpack, through(tool.pack, plain) * 2) == plain * 2
+    for damaged in (b"nothing of the kind", packed[:1000] + bytes([packed[1000] ^ 1]) + packed[1001:]):
+        done = subprocess.run(library.unpack, input=damaged, capture_output=True, check=False)
+        assert done.returncode != 0 or done.stdout != plain
+
+
+def test_zstd_without_tool_and_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compress, "_which", lambda command: None)
+    monkeypatch.setattr(pythonzstd, "_is_there", lambda: False)
+    with pytest.raises(RefusedError, match="is missing on this host: zstd"):
+        compress.find_compressor("zstd")
 
 
 @pytest.mark.parametrize(
