@@ -73,7 +73,7 @@ _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
 _TIMES_OF_MAPPED = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"})
 _TIMES = _TIMES_OF_MAPPED | {"tmpfs", "zfs", "overlay", "jfs", "bcachefs", "reiserfs"}
 # Written by write calls alone, as InnoDB's files are.
-_UNMAPPED_ROLES = frozenset({"binlog", "relay_log", "innodb_redo"})
+_UNMAPPED_ROLES = frozenset({"binlog", "relay_log"})
 _CHECKPOINT = re.compile(r"^Last checkpoint at\s+(\d+)\s*$", re.MULTILINE)
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
