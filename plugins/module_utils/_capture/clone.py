@@ -16,7 +16,7 @@ import json
 import os
 import stat
 import typing as t
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import (
     make_private_directory,
@@ -143,7 +143,8 @@ class Cloned:
 
     def to_line(self) -> bytes:
         entry = {key: item for key, item in vars(self.entry).items() if item is not None}
-        return _encode([entry, astuple(self.seen), self.store, self.inner]).encode("ascii") + b"\n"
+        # Not astuple(): its deep copy took half of the time of a window without data to copy.
+        return _encode([entry, list(vars(self.seen).values()), self.store, self.inner]).encode("ascii") + b"\n"
 
     @classmethod
     def from_line(cls, line: bytes) -> Cloned:
