@@ -27,6 +27,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import compress, sample
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import Request as ArchiveRequest
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import check_form
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Prediction
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import plan as capture_plan
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import window
@@ -82,6 +83,7 @@ class StopRequest:
     stays_down: bool = False
     snapshot_size: int = 20
     bytes_per_second: float = 0.0
+    shards: int = 1
     flush_timeout: float = 60.0
     warm: bool = True
 
@@ -95,6 +97,7 @@ class StopRequest:
             self.compression,
             self.compression_level,
             self.compression_threads,
+            shards=self.shards,
             bytes_per_second=self.bytes_per_second,
         )
 
@@ -142,6 +145,7 @@ class StopPlan:
 
 def make_plan(session: Session, request: StopRequest) -> StopPlan:
     """Facts to plan, read-only. Raises RefusedError when a guard says no."""
+    check_form(request.archive)
     _exposed.refuse(request.state_dir, "replica_backup_state_dir")
     _exposed.refuse(request.paths.root, "replica_backup_spool_dir", itself=True)
     identity = _connection.identify(session)

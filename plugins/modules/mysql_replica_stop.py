@@ -57,6 +57,10 @@ options:
     description: Threads that are planned for the compressor; 0 takes one for each CPU.
     type: int
     default: 0
+  shards:
+    description: Into how many tar files the archive is to go, as for M(mysql_ops.replica_backup.replica_archive).
+    type: int
+    default: 1
   capture:
     description:
       - How the files are to be captured; the guards ask for the room and the time that it takes.
@@ -374,6 +378,7 @@ def _request(params: t.Mapping[str, t.Any]) -> StopRequest:
         compression=params["compression"],
         compression_level=params["compression_level"],
         compression_threads=params["compression_threads"],
+        shards=params["shards"],
         include_binlogs=params["include_binlogs"],
         service_manager=params["service_manager"],
         service_name=params["service_name"],
@@ -422,6 +427,7 @@ def main() -> None:
             "compression": {"type": "str", "choices": ["none", "gzip", "zstd", "lz4", "xz"], "default": "zstd"},
             "compression_level": {"type": "int"},
             "compression_threads": {"type": "int", "default": 0},
+            "shards": {"type": "int", "default": 1},
             "capture": {"type": "str", "choices": ["auto", "cold", "snapshot", "staged", "copy"], "default": "cold"},
             "capture_now": {"type": "bool", "default": False},
             "snapshot_size": {"type": "int", "default": 20},

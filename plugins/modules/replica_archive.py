@@ -236,6 +236,8 @@ def work(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     state = params["state"]
     if check_mode:
         return job.plan(request, state).to_result()
+    if state != "absent":
+        job.stand_back_for_the_server(request)
     if params["start_server"] and state in ("captured", "present"):
         captured, started = _handover.capture_then_start(lambda: job.capture(request), request.state_dir)
         outcome = captured if state == "captured" else job.publish(request)

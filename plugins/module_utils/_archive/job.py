@@ -17,8 +17,6 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.compress import Compressor, chunk_of
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.formats import (
     COPY,
-    FORMATS,
-    TAR,
     Output,
     open_output,
     part_name,
@@ -44,9 +42,9 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
     write_head,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import (
-    MAX_SHARDS,
     Outcome,
     Request,
+    check_form,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.shards import (
     ShardedOutput,
@@ -60,11 +58,12 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
     Watch,
     write_files,
 )
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import throttle
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import MANIFEST_NAME, SetPaths
 
 # What the step is asked and what it tells are its callers' words, too.
-__all__ = ["Outcome", "Request", "capture", "plan", "present", "publish", "remove"]
+__all__ = ["Outcome", "Request", "capture", "plan", "present", "publish", "remove", "stand_back_for_the_server"]
 
 _SEEN_NAME = "seen"
 
@@ -81,7 +80,7 @@ def plan(request: Request, state: str) -> Outcome:
         return Outcome(changed=not published, set_dir=paths.directory)
     _refuse_existing(paths)
     request.compressor()
-    _check_form(request)
+    check_form(request)
     return Outcome(changed=not os.path.exists(paths.head), set_dir=paths.directory)
 
 
@@ -91,7 +90,7 @@ def capture(request: Request) -> Outcome:
     Takes the lock of the state directory. Captured already by this run: nothing is done. Raises
     :class:`RefusedError` with nothing touched, or :class:`ReplicaBackupError` with everything partial removed.
     """
-    _check_form(request)
+    check_form(request)
     with storage_errors(request), _ledger.locked(request.state_dir, who="replica_archive"):
         return _capture_locked(request)
 
@@ -107,11 +106,18 @@ def publish(request: Request) -> Outcome:
 
 def present(request: Request) -> Outcome:
     """Capture and publish in one go."""
-    _check_form(request)
+    check_form(request)
     with storage_errors(request), _ledger.locked(request.state_dir, who="replica_archive"):
         first = _capture_locked(request)
         second = publish_locked(request)
     return replace(second, changed=first.changed or second.changed)
+
+
+def stand_back_for_the_server(request: Request) -> None:
+    """Give this process the lowest priority when the server of the run serves again; not while it waits for us."""
+    ledger = _ledger.load(request.state_dir)
+    if ledger is not None and ledger.server_is_back:
+        throttle.stand_back()
 
 
 def remove(request: Request) -> Outcome:
@@ -124,24 +130,6 @@ def remove(request: Request) -> Outcome:
             os.unlink(paths.manifest)
             sync_directory(paths.directory)
         return Outcome(changed=remove_tree(paths.directory), set_dir=paths.directory)
-
-
-def _check_form(request: Request) -> None:
-    if request.form not in FORMATS:
-        raise RefusedError("Unknown archive format", found=repr(request.form), expected=", ".join(FORMATS))
-    if not 0 <= request.shards <= MAX_SHARDS:
-        raise RefusedError(
-            "The number of shards does not fit", found=request.shards, expected=f"0 (one for each CPU) to {MAX_SHARDS}"
-        )
-    if request.form != TAR and request.shards != 1:
-        raise RefusedError(
-            "Only a tar can be made in shards",
-            found=f"replica_backup_shards={request.shards}, replica_backup_format={request.form}",
-            expected="replica_backup_shards=1, or replica_backup_format=tar",
-            server_state="not touched",
-            next_command="set one of the two",
-            variable="replica_backup_shards",
-        )
 
 
 def _refuse_existing(paths: SetPaths) -> None:

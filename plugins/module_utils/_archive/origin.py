@@ -111,7 +111,6 @@ class Clone:
         discovery, listed = _filelist.read_list(request.paths.discovered)
         listed.close()  # type: ignore[attr-defined]
         self.discovery = discovery
-        throttle.stand_back()
 
     def open(self) -> t.ContextManager[Readable]:
         for snapshot in self._snapshots:

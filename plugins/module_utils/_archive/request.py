@@ -14,9 +14,10 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
     cpus,
     find_compressor,
 )
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.formats import COPY, TAR, ZIP
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.formats import COPY, FORMATS, TAR, ZIP
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import Part
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Way
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 
 MAX_SHARDS = 32
@@ -102,3 +103,22 @@ class Outcome:
             "places": dict(self.places),
             "warnings": list(self.warnings),
         }
+
+
+def check_form(request: Request) -> None:
+    """Raise RefusedError when format and shards do not go together."""
+    if request.form not in FORMATS:
+        raise RefusedError("Unknown archive format", found=repr(request.form), expected=", ".join(FORMATS))
+    if not 0 <= request.shards <= MAX_SHARDS:
+        raise RefusedError(
+            "The number of shards does not fit", found=request.shards, expected=f"0 (one for each CPU) to {MAX_SHARDS}"
+        )
+    if request.form != TAR and request.shards != 1:
+        raise RefusedError(
+            "Only a tar can be made in shards",
+            found=f"replica_backup_shards={request.shards}, replica_backup_format={request.form}",
+            expected="replica_backup_shards=1, or replica_backup_format=tar",
+            server_state="not touched",
+            next_command="set one of the two",
+            variable="replica_backup_shards",
+        )

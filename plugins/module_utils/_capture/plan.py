@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import typing as t
 from dataclasses import dataclass, field
@@ -61,9 +62,21 @@ def look(discovery: Discovery, sizes: t.Mapping[str, int], paths: SetPaths, *, s
     for place in discovery.places:
         roots[place.root()] = roots.get(place.root(), 0) + sizes.get(place.name, 0)
     return tuple(
-        _means(volume, sum(roots.get(root, _LITTLE + 1) for root in volume.roots), paths, size_percent)
+        _means(volume, sum(roots[root] if root in roots else _size(root) for root in volume.roots), paths, size_percent)
         for volume in volumes.volumes_of(discovery)
     )
+
+
+def _size(root: str) -> int:
+    """About the bytes of a file or directory that is mounted below a place; counted until it is too much."""
+    size = os.lstat(root).st_size
+    for directory, _names, files in os.walk(root):
+        for name in files:
+            with contextlib.suppress(OSError):
+                size += os.lstat(os.path.join(directory, name)).st_size
+        if size > _LITTLE:
+            break
+    return size
 
 
 def _means(volume: Volume, size: int, paths: SetPaths, size_percent: int) -> Means:

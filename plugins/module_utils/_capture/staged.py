@@ -20,8 +20,6 @@ import errno
 import json
 import os
 import re
-import shutil
-import subprocess
 import threading
 import time
 import typing as t
@@ -492,7 +490,7 @@ def _in_background(work: t.Callable[[threading.Event], Precopied]) -> Precopied:
 
     def run() -> None:
         try:
-            _stand_back(threading.get_native_id())
+            throttle.stand_back(threading.get_native_id())
             done.append(work(stop))
         except BaseException as problem:
             failed.append(problem)
@@ -508,21 +506,6 @@ def _in_background(work: t.Callable[[threading.Event], Precopied]) -> Precopied:
     if failed:
         raise failed[0]
     return done[0]
-
-
-def _stand_back(thread: int) -> None:
-    """Best effort, as for an archive that is made while the server serves. Linux has these for each thread."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, thread, 19)
-    tool = shutil.which("ionice", path=os.environ.get("PATH", "") + os.pathsep + "/usr/bin:/bin")
-    if tool is not None:
-        subprocess.run(
-            [tool, "-c", "3", "-p", str(thread)],
-            check=False,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
 
 
 def _rounds(

@@ -33,19 +33,21 @@ class Pace:
             time.sleep(wait)
 
 
-def stand_back() -> None:
-    """Lowest priority for this process and its children: CPU by nice, disk by the idle class where there is a tool.
+def stand_back(thread: int | None = None) -> None:
+    """Lowest priority for this process and its children, or for one ``thread`` (native id) alone.
 
-    Best effort: the rate is what is promised.
+    For the CPU by nice, for the disk by the idle class where there is a tool: both go with the thread on Linux. Best
+    effort: the rate is what is promised.
     """
+    pid = os.getpid() if thread is None else thread
     try:
-        os.nice(_NICE)
+        os.setpriority(os.PRIO_PROCESS, pid, _NICE)
     except OSError:
         return
     tool = shutil.which("ionice", path=os.environ.get("PATH", "") + os.pathsep + "/usr/bin:/bin")
     if tool is not None:
         subprocess.run(
-            [tool, "-c", "3", "-p", str(os.getpid())],
+            [tool, "-c", "3", "-p", str(pid)],
             check=False,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
