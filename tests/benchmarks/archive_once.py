@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".ansible" / "collections"))
@@ -52,12 +53,11 @@ def main() -> None:
     parser.add_argument("state")
     parser.add_argument("--format", default="tar")
     parser.add_argument("--compression", default="zstd")
+    parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--publish", action="store_true", help="read back and prove as well")
     options = parser.parse_args()
     base = prepare(options.datadir, options.spool, options.state)
-    request = job.Request(
-        paths=base.paths, state_dir=base.state_dir, form=options.format, compression=options.compression
-    )
+    request = replace(base, form=options.format, compression=options.compression, shards=options.shards)
     (job.present if options.publish else job.capture)(request)
 
 

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -18,10 +17,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".ansible" / "collections"))
 
-from ansible_collections.mysql_ops.replica_backup.tests.benchmarks import data, measure
+from ansible_collections.mysql_ops.replica_backup.tests.benchmarks import data, measure, report
 
 _ONCE = Path(__file__).with_name("archive_once.py")
-_BAR = {"zstd": 1.3, "none": 1.5}
+_BAR = {"zstd": (1.3, 1.0), "none": (1.5, 1.2)}
 
 
 def main() -> None:
@@ -29,27 +28,29 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=1024, help="size of the data")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compression", choices=sorted(_BAR), default="zstd")
+    parser.add_argument("--shards", type=int, default=2, help="a set in so many parts, measured as well")
     parser.add_argument("--scratch", default=None, help="directory for data and archives")
     options = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="bench-archive-", dir=options.scratch))
     try:
-        print(json.dumps(run(scratch, options.mib, options.rounds, options.compression), indent=1))
+        report.publish(run(scratch, options.mib, options.rounds, options.compression, options.shards))
     finally:
         shutil.rmtree(scratch)
 
 
-def run(scratch: Path, mib: int, rounds: int, compression: str) -> dict[str, object]:
+def run(scratch: Path, mib: int, rounds: int, compression: str, shards: int) -> report.Document:
     datadir, spool, state = scratch / "data", scratch / "spool", scratch / "state"
     files = data.make_datadir(datadir, mib * data.MIB)
     spool.mkdir(mode=0o700)
     reference = scratch / "reference.tar"
+    bars = _BAR[compression]
     pipe = "| zstd -q -1 -T2 " if compression == "zstd" else ""
 
-    def ours() -> None:
+    once = [sys.executable, str(_ONCE), str(datadir), str(spool), str(state), "--compression", compression]
+
+    def ours(parts: int = 1) -> None:
         shutil.rmtree(spool / "bench", ignore_errors=True)
-        subprocess.run(
-            [sys.executable, str(_ONCE), str(datadir), str(spool), str(state), "--compression", compression], check=True
-        )
+        subprocess.run([*once, "--shards", str(parts)], check=True)
 
     def peer() -> None:
         reference.unlink(missing_ok=True)
@@ -66,25 +67,26 @@ def run(scratch: Path, mib: int, rounds: int, compression: str) -> dict[str, obj
             check=True,
         )
 
-    costs = measure.side_by_side({"ours": ours, "peer": peer}, rounds)
+    costs = measure.side_by_side({"ours": ours, "shards": lambda: ours(shards), "peer": peer}, rounds)
     medians = measure.medians(costs)
-    archive = next((spool / "bench").rglob("data.tar*"))
-    return {
-        "benchmark": "archive_throughput",
-        "peer": "tar | zstd -1 -T2, synced" if pipe else "tar, synced",
-        "ratio": round(medians["ours"].wall / medians["peer"].wall, 3),
-        "cpu_ratio": round(medians["ours"].cpu / medians["peer"].cpu, 3),
-        "bar": _BAR[compression],
-        "medians_seconds": {name: one._asdict() for name, one in medians.items()},
-        "rounds_seconds": {name: [one._asdict() for one in values] for name, values in costs.items()},
-        "data": {
+    archived = sum(path.stat().st_size for path in (spool / "bench").rglob("data.*"))
+    name = "tar | zstd -1 -T2" if pipe else "tar"
+    return report.document(
+        "archive_throughput",
+        [
+            report.figure(f"archive against {name}", medians["ours"].wall / medians["peer"].wall, report.RATIO, *bars),
+            report.figure(f"the same in {shards} parts", medians["shards"].wall / medians["peer"].wall, report.RATIO),
+            report.figure("processor time of the archive", medians["ours"].cpu / medians["peer"].cpu, report.RATIO),
+        ],
+        medians_seconds={way: one._asdict() for way, one in medians.items()},
+        rounds_seconds={way: [one._asdict() for one in values] for way, values in costs.items()},
+        data={
             "bytes": mib * data.MIB,
             "files": files,
-            "archive_bytes": archive.stat().st_size,
+            "archive_bytes": archived,
             "peer_bytes": reference.stat().st_size,
         },
-        "machine": measure.machine(),
-    }
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import compress, job, manifest, verify
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import (
+    compress,
+    job,
+    manifest,
+    shards,
+    verify,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._restore.feed import LocalFeed
 from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_utils._archive.archive_support import (
@@ -180,7 +186,7 @@ def test_a_change_meanwhile_fails_with_the_name(site: Site, monkeypatch: pytest.
 
 
 def test_a_change_after_the_last_byte(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = job.write_shards
+    real = shards.write_shards
 
     def then(*arguments: t.Any) -> t.Any:
         totals = real(*arguments)
