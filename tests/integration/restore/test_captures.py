@@ -47,7 +47,7 @@ def disk(request: pytest.FixtureRequest) -> Iterator[Disk]:
 CASES = {
     "xfs": ({"capture": "auto"}, "snapshot", "(xfs) by reflink"),
     "btrfs": ({"capture": "snapshot", "format": "copy"}, "snapshot", "asked for"),
-    "ext4": ({"capture": "staged", "throttle": "100"}, "staged", "asked for"),
+    "ext4": ({"capture": "staged", "throttle": "100", "shards": "2"}, "staged", "asked for"),
     "ext4-copy": ({"capture": "copy", "format": "zip"}, "copy", "asked for"),
 }
 
@@ -66,7 +66,7 @@ def _circle(disk: Disk, wishes: dict[str, str], capture: str, why: str) -> None:
     spool = disk.elsewhere / "spool"
     spool.mkdir(mode=0o700, exist_ok=True)
     variables["replica_backup_spool_dir"] = str(spool)
-    before = {path for path in disk.elsewhere.rglob("*mysql-replica-clone*")}
+    before = set(disk.elsewhere.rglob("*mysql-replica-clone*"))
     with fleet.topology.load():
         run = run_playbook("backup", fleet.inventory(), extra_vars=variables)
     assert run.status == 0, run.output
@@ -75,13 +75,14 @@ def _circle(disk: Disk, wishes: dict[str, str], capture: str, why: str) -> None:
     assert why in flat
     made = fleet.set_directories(replica)[-1]
     manifest: dict[str, t.Any] = json.loads((made / "manifest.json").read_text())
+    assert len(manifest["parts"]) == int(wishes.get("shards", "1"))
     times = manifest["times"]
     if capture == "cold":
         assert "archive" not in times
     else:
         # The server was back before the archive began.
         assert times["capture"]["end"] <= times["start"]["end"] <= times["archive"]["start"]
-    assert {path for path in disk.elsewhere.rglob("*mysql-replica-clone*")} == before
+    assert set(disk.elsewhere.rglob("*mysql-replica-clone*")) == before
     assert [path for path in spool.rglob("*") if path.is_file()] == []
     _restored(_restore(fleet, made), fleet)
 
