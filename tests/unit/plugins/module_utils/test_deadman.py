@@ -303,12 +303,12 @@ def test_a_slow_shutdown_and_a_long_archive_are_left_alone(case: Case, monkeypat
     pid = case.window.server.pids()[0]
     real = _server.wait_gone
 
-    def slow(process: _server.ServerProcess, limit: float) -> float:
+    def slow(process: _server.ServerProcess, limit: float, **others: t.Any) -> float:
         os.kill(pid, signal.SIGSTOP)
         time.sleep(3)
         assert _deadman.fired(case.window.state) is None
         os.kill(pid, signal.SIGCONT)
-        return real(process, limit)
+        return real(process, limit, **others)
 
     monkeypatch.setattr(_server, "wait_gone", slow)
     case.window.stop(**{**QUICK, "gap": 30.0})
