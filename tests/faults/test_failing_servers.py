@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import typing as t
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,10 +35,10 @@ def once_asked(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], object]) ->
     """Do something to the server's process right after it was asked to stop, while it is stopping."""
     real = _server.wait_gone
 
-    def wait_gone(process: _server.ServerProcess, timeout: float) -> float:
+    def wait_gone(process: _server.ServerProcess, timeout: float, **others: t.Any) -> float:
         monkeypatch.undo()
         act(process.pid)
-        return real(process, timeout)
+        return real(process, timeout, **others)
 
     monkeypatch.setattr(_server, "wait_gone", wait_gone)
 
