@@ -93,7 +93,7 @@ def main() -> None:
     stops = run(options.mib, options.rounds)
 
     def median(way: str, step: str) -> float:
-        return statistics.median(one[step] for one in stops[way])
+        return float(statistics.median(one[step] for one in stops[way]))
 
     measures = [
         report.figure("shutdown with nothing to write", median(_QUIET, "shutdown"), report.SECONDS),
