@@ -232,7 +232,7 @@ def _choose(
     if asked in (capture_plan.AUTO, capture_plan.SNAPSHOT) and not request.stays_down:
         sizes = {name: place.bytes for name, place in listed.places.items()}
         means = capture_plan.look(discovery, sizes, request.paths, size_percent=request.snapshot_size)
-    open_question = asked == capture_plan.AUTO and not request.stays_down and not all(one.by for one in means)
+    open_question = asked == capture_plan.AUTO and not request.stays_down and bool(capture_plan.cannot(means))
     cold = None
     if can_archive and (asked == capture_plan.COLD or request.stays_down or open_question):
         cold = _predict(request, discovery.datadir, size, needed=open_question and size > capture_plan.EASY_BYTES)

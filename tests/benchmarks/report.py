@@ -51,11 +51,15 @@ def verdict(one: Measure) -> str:
     return "bar" if one["value"] <= one["bar"] else "missed"
 
 
+def now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+
+
 def document(benchmark: str, measures: t.Sequence[Measure], **facts: t.Any) -> Document:
     return {
         "benchmark": benchmark,
         "command": command(sys.argv),
-        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": now(),
         "measures": [{**one, "verdict": verdict(one)} for one in measures],
         **facts,
         "machine": measure.machine(),
@@ -134,7 +138,7 @@ def markdown(documents: t.Sequence[Document]) -> str:
             "",
             f"`{found.get('command', '')}`",
             "",
-            f"{found.get('date', '')}; load average {machine['load_average']:.1f} at the end.",
+            f"{found['date']}; load average {machine['load_average']:.1f} at the end{_busy(machine)}.",
             "",
             "| " + " | ".join(_HEAD) + " |",
             "|---|--:|--:|--:|---|",
@@ -149,6 +153,11 @@ def markdown(documents: t.Sequence[Document]) -> str:
             "",
         ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _busy(machine: t.Mapping[str, t.Any]) -> str:
+    """What is measured fills the CPUs by itself; more than that is the work of others."""
+    return ", so others were at work on the machine" if machine["load_average"] > 1.5 * machine["cpus"] else ""
 
 
 def put_between_markers(page: str, text: str) -> str:

@@ -63,6 +63,7 @@ def run(planned: t.Mapping[str, list[str]], into: Path) -> list[str]:
         if done.returncode or found is None:
             failed.append(name)
             continue
+        found.setdefault("date", report.now())
         found.setdefault("command", report.command([str(_HERE / script), *arguments]))
         (into / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return failed

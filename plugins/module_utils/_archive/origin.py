@@ -116,7 +116,12 @@ class Clone:
         for snapshot in self._snapshots:
             snapshot.open()
         places = {place.name: place.root() for place in self.discovery.places}
-        return clone.CloneSource(places, [store["directory"] for store in self._plan["stores"]])
+        stores = self._plan["stores"]
+        return clone.CloneSource(
+            places,
+            private=[store["directory"] for store in stores],
+            written=[store["directory"] for store in stores if store["by"] != "reflink"],
+        )
 
     def entries(self) -> t.Iterable[ListedFile]:
         return clone.read(self._plan["list"])

@@ -313,12 +313,16 @@ def read(path: str) -> t.Iterator[Cloned]:
 class CloneSource:
     """Reads a clone as ``Source`` reads the originals, for the same walk; the entries are those that ``read`` gives.
 
-    ``private`` are the stores that are directories of ours; in others lie the server's own directories.
+    ``private`` are the stores that are directories of ours; in others lie the server's own directories. ``written`` are
+    those of them whose data were copied: a copy that the disk refused is good until it leaves the page cache.
     """
 
-    def __init__(self, places: t.Mapping[str, str], private: t.Collection[str] = ()) -> None:
+    def __init__(
+        self, places: t.Mapping[str, str], private: t.Collection[str] = (), written: t.Collection[str] = ()
+    ) -> None:
         self._places = places
         self._private = private
+        self._written = written
         self._open: dict[str, int] = {}
 
     def __enter__(self) -> CloneSource:
@@ -339,6 +343,12 @@ class CloneSource:
         cloned = t.cast(Cloned, entry)
         try:
             descriptor = self._descriptor(cloned)
+            if cloned.store in self._written:
+                try:
+                    os.fsync(descriptor)
+                except BaseException:
+                    os.close(descriptor)
+                    raise
         except OSError as problem:
             raise ReplicaBackupError(
                 f"The clone of {self.absolute(cloned)} cannot be read: {problem.strerror}",

@@ -144,11 +144,11 @@ def choose(facts: Facts) -> Choice:
             "replica_backup_restart_after=archive, or replica_backup_capture=cold",
         )
     if facts.asked == SNAPSHOT:
-        cannot = [means.text() for means in facts.means if not means.by]
-        if cannot:
+        why_not = cannot(facts.means)
+        if why_not:
             raise _refused(
                 "Not every file system of the server can be cloned",
-                "; ".join(cannot),
+                "; ".join(why_not),
                 "file systems that share blocks between files (XFS with reflink, btrfs), or snapshots of the volume"
                 " (btrfs, LVM, ZFS); else replica_backup_capture=staged, copy or cold",
             )
@@ -156,14 +156,22 @@ def choose(facts: Facts) -> Choice:
     return Choice(facts.asked, "asked for", extra_bytes=facts.data_bytes)
 
 
+def cannot(means: tuple[Means, ...]) -> list[str]:
+    """Why these are no snapshot, in words; empty when they are."""
+    found = [one.text() for one in means if not one.by]
+    if found or any(one.by != "copy" for one in means):
+        return found
+    return ["no file system of the server shares blocks or can be snapshotted"]
+
+
 def _auto(facts: Facts) -> Choice:
     if facts.stays_down:
         return Choice(COLD, "the server stays down until the set has reached its destination")
-    cannot = [means.text() for means in facts.means if not means.by]
-    if not cannot:
+    why_not = cannot(facts.means)
+    if not why_not:
         return Choice(SNAPSHOT, "; ".join(means.text() for means in facts.means), facts.means)
     cold = facts.predicted.get(COLD)
-    reason = cannot[0]
+    reason = why_not[0]
     if cold is None and facts.data_bytes <= EASY_BYTES:
         return Choice(COLD, f"{reason}; {in_bytes(facts.data_bytes)} are archived quickly")
     if cold is not None and cold.seconds <= _QUICK:

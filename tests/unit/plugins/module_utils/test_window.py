@@ -288,7 +288,7 @@ def test_a_server_that_is_down_is_refused_and_not_started(place: Place, tmp_path
 def test_a_missing_tool_and_missing_room_are_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda *arguments, **named: None)
     with pytest.raises(RefusedError) as caught:
-        _stop.stop(place.stop_request(policy=Policy(space_factor=1e9)))
+        _stop.stop(place.stop_request(policy=Policy(space_factor=1e9), compression="lz4"))
     assert [item["rule"] for item in caught.value.facts["verdicts"]] == ["tools", "space"]
     assert _stop.stop(place.stop_request(format="copy"), check=True)["changed"]
 

@@ -290,6 +290,7 @@ def facts(asked: str = "auto", means: tuple[Means, ...] = (XFS,), **more: t.Any)
         (facts(means=(EXT4,), predicted={"cold": QUICK}), "cold", "quick enough: 4 s"),
         (facts(means=(EXT4,), predicted={"cold": SLOW}, free_bytes=15 * GIB), "cold", "needs 20.0 GiB"),
         (facts(means=(EXT4,), data_bytes=GIB // 4), "cold", "256.0 MiB are archived quickly"),
+        (facts(means=(LITTLE,), data_bytes=1 << 20), "cold", "1.0 MiB are archived quickly"),
         (facts("cold"), "cold", "asked for"),
         (facts("copy", ()), "copy", "asked for"),
         (facts("snapshot"), "snapshot", "asked for"),
@@ -306,6 +307,7 @@ def test_the_capture_is_chosen_from_facts(given: Facts, capture: str, why: str) 
     ("given", "words"),
     [
         (facts("snapshot", (XFS, EXT4)), "/data (ext4) cannot be cloned"),
+        (facts("snapshot", (LITTLE,)), "no file system of the server"),
         (facts("staged", (), stays_down=True), "replica_backup_restart_after"),
     ],
 )
