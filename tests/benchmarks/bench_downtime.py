@@ -131,13 +131,13 @@ def measures(results: t.Sequence[t.Mapping[str, t.Any]]) -> list[report.Measure]
                 stretch = 0.2 if way == "snapshot" else None
                 what = f"downtime with capture {way} over stop and start, {at}"
                 found.append(report.figure(what, medians[way] - floor, report.SECONDS, 1.0, stretch))
-        for way, bar, stretch, said in (
+        for way, limit, stretch, said in (
             ("staged 5 %", 0.25, None, "staged, 5 % of the pages changed meanwhile,"),
             ("copy", 1.2, 1.0, "copy"),
         ):
             if way in medians:
                 what = f"downtime with capture {said} against cp -a, {at}"
-                found.append(report.figure(what, medians[way] / cp, report.RATIO, bar, stretch))
+                found.append(report.figure(what, medians[way] / cp, report.RATIO, limit, stretch))
         if "cold" in medians:
             what = f"downtime with capture cold against {TAR_ZSTD}, {at}"
             found.append(report.figure(what, medians["cold"] / medians[TAR_ZSTD], report.RATIO))

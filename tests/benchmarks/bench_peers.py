@@ -195,9 +195,9 @@ def measures(medians: t.Mapping[str, t.Mapping[str, measure.Cost]]) -> list[repo
     found = []
     bars = {"archive": ((1.3, 1.0), (1.5, 1.2)), "restore": ((1.3, 1.0), (None, None))}
     for name, ways in medians.items():
-        for (way, peer), (bar, stretch) in zip(((OURS, TAR_ZSTD), (OURS_PLAIN, TAR)), bars[name]):
+        for (way, peer), (limit, stretch) in zip(((OURS, TAR_ZSTD), (OURS_PLAIN, TAR)), bars[name]):
             ratio = ways[way].wall / ways[peer].wall
-            found.append(report.figure(f"{name}: {way}, against {peer}", ratio, report.RATIO, bar, stretch))
+            found.append(report.figure(f"{name}: {way}, against {peer}", ratio, report.RATIO, limit, stretch))
         for way, one in ways.items():
             if way not in (OURS, OURS_PLAIN, TAR_ZSTD):
                 ratio = one.wall / ways[TAR_ZSTD].wall

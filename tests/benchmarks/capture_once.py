@@ -39,7 +39,7 @@ def main() -> None:
     )
     parser.add_argument("--change", type=float, default=0.0, help="percent of the pages changed after the pre-copy")
     options = parser.parse_args()
-    server = t.cast("Server", SimpleNamespace(name="bench", socket=options.socket))
+    server = t.cast(Server, SimpleNamespace(name="bench", socket=options.socket))
     window = Window(server, options.root)
     for directory in (Path(window.state), Path(window.paths.root)):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)

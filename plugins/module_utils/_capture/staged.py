@@ -66,6 +66,8 @@ _ROUNDS = 3
 _STEP = 8 * 1024 * 1024
 # The connection must not be idle for longer: wait_timeout may be short.
 _KEEP_ALIVE = 20.0
+# Memory is idle when more than this part of it is used for nothing, not even as a cache.
+_IDLE_SHARE = 4
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
 # File systems of this kernel whose times move with every write call, and those that also note writes to mapped memory.
 _TIMES_OF_MAPPED = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"})
@@ -304,6 +306,16 @@ def _uncached(process: ServerProcess) -> frozenset[int]:
     return frozenset(found)
 
 
+def _memory_is_idle() -> bool:
+    """Whether so much memory is used by nobody that what was just read need not leave it (proc_meminfo(5))."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as handle:
+            facts = dict(line.split(":", 1) for line in handle)
+        return int(facts["MemFree"].split()[0]) * _IDLE_SHARE > int(facts["MemTotal"].split()[0])
+    except (OSError, KeyError, ValueError):
+        return False
+
+
 class _Moved(Exception):
     """The file has become shorter, or another, while it was copied."""
 
@@ -414,12 +426,15 @@ class _Round:
         os.ftruncate(target, size)
 
     def _let_go(self, record: _Record, source: int, target: int) -> None:
-        """Have it on disk, where no flush of the server has to wait for it, and leave the page cache to the server."""
+        """Have it on disk, where no flush of the server has to wait for it, and leave the page cache to the server.
+
+        Where memory lies idle the original stays in the cache: in the window its pages are looked at from there.
+        """
         if record.size >= _LEAST_PAGED:
             with self._telling(record.number):
                 os.fdatasync(target)
             os.posix_fadvise(target, 0, 0, os.POSIX_FADV_DONTNEED)
-            if record.inode in self.uncached:
+            if record.inode in self.uncached and not _memory_is_idle():
                 os.posix_fadvise(source, 0, 0, os.POSIX_FADV_DONTNEED)
 
     @contextlib.contextmanager

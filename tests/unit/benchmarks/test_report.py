@@ -30,11 +30,11 @@ def test_every_plot_that_the_page_shows_is_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "bar", "stretch", "expected"),
+    ("value", "limit", "stretch", "expected"),
     [(1.0, 1.3, 1.0, "stretch"), (1.3, 1.3, 1.0, "bar"), (1.31, 1.3, 1.0, "missed"), (9.0, None, None, "")],
 )
-def test_a_verdict_is_by_upper_limits(value: float, bar: float | None, stretch: float | None, expected: str) -> None:
-    assert report.verdict(report.figure("it", value, report.RATIO, bar, stretch)) == expected
+def test_a_verdict_is_by_upper_limits(value: float, limit: float | None, stretch: float | None, expected: str) -> None:
+    assert report.verdict(report.figure("it", value, report.RATIO, limit, stretch)) == expected
 
 
 def test_a_document_with_a_bare_ratio_is_read_as_well() -> None:
