@@ -52,6 +52,7 @@ class Way:
     compression: str = "zstd"
     level: int | None = None
     threads: int = 0
+    shards: int = 1
 
 
 @dataclass(frozen=True)

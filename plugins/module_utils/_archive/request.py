@@ -63,7 +63,13 @@ class Request:
     @property
     def way(self) -> Way:
         """What decides how long the capture takes."""
-        return Way(format=self.form, compression=self.compression, level=self.level, threads=self.threads)
+        return Way(
+            format=self.form,
+            compression=self.compression,
+            level=self.level,
+            threads=self.threads,
+            shards=self.shard_count,
+        )
 
     @property
     def observed_compression(self) -> str:
