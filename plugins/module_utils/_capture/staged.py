@@ -15,6 +15,7 @@ can be missed is argued in docs/captures.md.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import json
@@ -66,6 +67,9 @@ _ROUNDS = 3
 _STEP = 8 * 1024 * 1024
 # The connection must not be idle for longer: wait_timeout may be short.
 _KEEP_ALIVE = 20.0
+# So many entries before its turn the disk begins with a file that has to be read, from so many bytes on.
+_EARLY = 16
+_WORTH_BEGINNING = 64 * 1024
 # Memory is idle when more than this part of it is used for nothing, not even as a cache.
 _IDLE_SHARE = 4
 _GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
@@ -650,12 +654,38 @@ def finish(
             closing.callback(index.close)
         last = _Last(source, area, figures)
         count = 0
-        for entry in entries:
+        for entry, record in _begun_early(entries, index, source):
             tick(entry.size if entry.link is None else 0)
-            record = index.find(entry)[0] if index is not None else None
             listing.write_line(last.take(entry, record).to_line())
             count += 1
     return count, dict(vars(figures))
+
+
+def _begun_early(
+    entries: t.Iterable[Entry], index: _Index | None, source: Source
+) -> t.Iterator[tuple[Entry, _Record | None]]:
+    """Each entry with its record. The disk begins with what will have to be read some entries before."""
+    waiting: collections.deque[tuple[Entry, _Record | None]] = collections.deque()
+    for entry in entries:
+        record = index.find(entry)[0] if index is not None else None
+        if entry.type == FILE and entry.link is None and entry.size >= _WORTH_BEGINNING:
+            # What is wrong with it is said when its turn has come.
+            with contextlib.suppress(ReplicaBackupError):
+                _begin(entry, record, source)
+        waiting.append((entry, record))
+        if len(waiting) > _EARLY:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _begin(entry: Entry, record: _Record | None, source: Source) -> None:
+    if record is not None and record.unchanged(source.stat(entry)):
+        return
+    descriptor, _seen = source.open(entry)
+    try:
+        pages.will_need(descriptor, 0)
+    finally:
+        os.close(descriptor)
 
 
 class _Last:
