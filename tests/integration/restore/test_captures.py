@@ -16,7 +16,11 @@ import pytest
 from ansible_collections.mysql_ops.replica_backup.tests.integration.conftest import lab_root
 from ansible_collections.mysql_ops.replica_backup.tests.lab import disks, scratch
 from ansible_collections.mysql_ops.replica_backup.tests.lab.fleet import Fleet
-from ansible_collections.mysql_ops.replica_backup.tests.lab.local import Topology
+from ansible_collections.mysql_ops.replica_backup.tests.lab.local import (
+    REPLICATION_PASSWORD,
+    REPLICATION_USER,
+    Topology,
+)
 from ansible_collections.mysql_ops.replica_backup.tests.lab.playbook import Run, run_playbook
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system takes root")
@@ -85,6 +89,27 @@ def _circle(disk: Disk, wishes: dict[str, str], capture: str, why: str) -> None:
     assert set(disk.elsewhere.rglob("*mysql-replica-clone*")) == before
     assert [path for path in spool.rglob("*") if path.is_file()] == []
     _restored(_restore(fleet, made), fleet)
+
+
+@pytest.mark.parametrize("disk", ["xfs"], indirect=True)
+def test_a_replica_that_does_not_catch_up_has_its_backup_all_the_same(disk: Disk) -> None:
+    fleet = disk.fleet
+    (replica,) = fleet.replicas
+    account = f"{REPLICATION_USER}@'127.0.0.1'"
+    # The receiver is connected, and finds out only when it connects anew, after the start.
+    fleet.source.query(f"ALTER USER {account} IDENTIFIED BY 'another'")
+    run = run_playbook("backup", fleet.inventory(), extra_vars={"replica_backup_catch_up_timeout": "3"})
+    assert run.status == 2, run.output
+    flat = " ".join(run.output.split())
+    assert "capture: snapshot (" in flat
+    assert "server restored: yes" in flat
+    assert "backup usable: yes" in flat
+    (made,) = (fleet.root / "spool" / replica.name).rglob("manifest.json")
+    assert sorted(made.parent.iterdir()) == [made.parent / name for name in ("SHA256SUMS", "data.tar.zst", made.name)]
+    fleet.source.query(f"ALTER USER {account} IDENTIFIED BY '{REPLICATION_PASSWORD}'")
+    replica.query("STOP SLAVE")
+    replica.query("START SLAVE")
+    assert fleet.topology.differences() == {}
 
 
 def _restore(fleet: Fleet, made: Path) -> Run:
