@@ -307,6 +307,11 @@ class Ledger:
         return self.step in ("serving", "catch_up", "archive")
 
     @property
+    def server_touched(self) -> bool:
+        """Whether the run may have changed anything of the server: not before the flush or the stop of the threads."""
+        return self.step not in ("opened", "precopy")
+
+    @property
     def server_is_down(self) -> bool:
         """Whether the run has stopped the server and not begun to start it."""
         return self.step in ("stopped", "capture")

@@ -230,10 +230,10 @@ def _nothing_open(request: StartRequest) -> dict[str, t.Any]:
 
 
 def _bring_back(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
+    if ledger.server_is_back or not ledger.server_touched:
+        return _leave_alone(ledger, request)
     limits = BringBackLimits(stop=request.shutdown_timeout, start=request.start_timeout)
-    already = ledger.server_is_back
-    if not already:
-        ledger.begin("start", must=False)
+    ledger.begin("start", must=False)
     try:
         brought = _bringback.bring_back(ledger, request.login, limits)
     except ReplicaBackupError as error:
@@ -246,18 +246,50 @@ def _bring_back(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
     disarmed = _deadman.disarm(ledger.state_dir)
     for warning in brought.warnings:
         ledger.warn(warning)
-    if not already:
-        _note_downtime(ledger, brought.ready_mono if brought.server_started else (fired or {}).get("ready_mono"))
-        ledger.end("start", must=False)
-        ledger.begin("serving", must=False)
-        ledger.end("serving", must=False)
-        _budget.remember(ledger)
+    _note_downtime(ledger, brought.ready_mono if brought.server_started else (fired or {}).get("ready_mono"))
+    ledger.end("start", must=False)
+    ledger.begin("serving", must=False)
+    ledger.end("serving", must=False)
+    _budget.remember(ledger)
+    return _serving(ledger, request, changed=bool(brought.actions) or disarmed, actions=list(brought.actions))
+
+
+def _leave_alone(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
+    """The run has given the server back, or not touched it yet: what has happened to it since is not ours to undo.
+
+    It may have been promoted, or stopped for good. Raises ReplicaBackupError when it is down, unless an earlier run is
+    being recovered.
+    """
+    disarmed = _deadman.disarm(ledger.state_dir)
+    if _connection.server_answers(request.login):
+        return _serving(ledger, request, changed=disarmed, actions=[])
+    since = "was given back by this run" if ledger.server_is_back else "had not been touched by this run"
+    if not request.recover:
+        raise ReplicaBackupError(
+            f"The server {since}, and does not answer now",
+            found=f"no answer at {request.login.where()}: it has crashed, or somebody has stopped it",
+            expected="the running server",
+            server_state="not running, or not at this address; not started by us, for it was not stopped by us",
+            next_command="look at the server's error log and start it by hand",
+            server_restored=ledger.server_is_back,
+        )
+    return {
+        "changed": disarmed,
+        "server_restored": ledger.server_is_back,
+        "actions": [f"the server {since} and does not answer; it was left alone"],
+        "times": _ledger.public_times(ledger),
+        "warnings": list(ledger.data["warnings"]),
+    }
+
+
+def _serving(ledger: Ledger, request: StartRequest, *, changed: bool, actions: list[str]) -> dict[str, t.Any]:
+    """The result for a server that is back; waits until it has caught up and is warm, where that is asked for."""
     result: dict[str, t.Any] = {
-        "changed": bool(brought.actions) or disarmed,
+        "changed": changed,
         "server_restored": True,
-        "actions": list(brought.actions),
+        "actions": actions,
         "downtime_seconds": ledger.data.get("downtime_seconds"),
-        "deadman_fired": fired is not None,
+        "deadman_fired": "deadman_fired" in ledger.data,
         "caught_up": None,
     }
     # A recovery ends with the server back; how far it lags is the next run's guard to judge.
