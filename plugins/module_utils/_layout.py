@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -36,6 +37,12 @@ class SetPaths:
                 found=repr(self.host),
                 expected="an inventory host name without '/', control characters or a leading '-'",
             )
+
+    @property
+    def tag(self) -> str:
+        """What names things outside of the spool: no other host, nor another instance of one machine, has the same."""
+        whose = f"{self.root}\0{self.host}".encode("utf-8", "surrogateescape")
+        return f"{self.backup_id}-{hashlib.sha256(whose).hexdigest()[:8]}"
 
     @property
     def directory(self) -> str:

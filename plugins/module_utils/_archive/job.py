@@ -163,6 +163,9 @@ def _capture_locked(request: Request) -> Outcome:
         # What cannot be removed now (the disk has failed) is no set without a manifest; the cause is what counts.
         with contextlib.suppress(OSError):
             _remove_partial(paths)
+        if getattr(problem, "facts", {}).get("rule") == "snapshot_overflow":
+            # The server needs the room now.
+            source.release()
         if getattr(problem, "facts", {}).get("rule") == "downtime_budget":
             # The next run is to know before the stop what this one found out during it.
             size = source.on_disk(source.watch.done)

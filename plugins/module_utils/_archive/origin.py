@@ -98,6 +98,12 @@ class StoppedServer:
         return []
 
 
+def _copied(stores: t.Sequence[t.Mapping[str, t.Any]]) -> set[str]:
+    """The stores whose data were all written by us."""
+    shared = {store["directory"] for store in stores if store["by"] == "reflink"}
+    return {store["directory"] for store in stores} - shared
+
+
 class Clone:
     """What stood still while it was cloned; the server may be at work on the originals again."""
 
@@ -120,7 +126,7 @@ class Clone:
         return clone.CloneSource(
             places,
             private=[store["directory"] for store in stores],
-            written=[store["directory"] for store in stores if store["by"] != "reflink"],
+            written=_copied(stores),
         )
 
     def entries(self) -> t.Iterable[ListedFile]:
@@ -160,8 +166,8 @@ def of(request: Request) -> Origin:
     if not cleanup.stands(ledger):
         raise RefusedError(
             "The clone that this archive was to be made from does not stand",
-            found="removed" if ledger.data["clone"].get("removed") else "not complete",
-            expected="a complete clone (mysql_replica_stop with a capture, or replica_snapshot)",
+            found="removed" if ledger.data["clone"].get("removed") else "not complete, or of an earlier boot",
+            expected="a complete clone of this boot (mysql_replica_stop with a capture, or replica_snapshot)",
             next_command=recover_command(paths.host),
             rule="clone",
         )

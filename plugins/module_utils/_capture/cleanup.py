@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import typing as t
 
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import (
     remove_if_there,
     remove_tree,
@@ -24,7 +25,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger i
 def stands(ledger: Ledger) -> bool:
     """Whether the run has a complete clone that the archive is made from."""
     plan = ledger.data.get("clone") or {}
-    return bool(plan.get("complete")) and not plan.get("removed")
+    # A copy that was not on disk yet when the host went down would be read as zeros, or not at all.
+    return bool(plan.get("complete")) and not plan.get("removed") and plan.get("boot_id") == _ledger.boot_id()
 
 
 def snapshots(ledger: Ledger) -> list[Snapshot]:

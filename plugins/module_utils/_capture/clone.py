@@ -303,11 +303,34 @@ def compare_originals(listing: str, source: Source, tick: t.Callable[[int], None
         )
 
 
+def end_of_list(count: int) -> bytes:
+    """The last line of a list of ``count`` names."""
+    return _encode({"end": count}).encode("ascii") + b"\n"
+
+
 def read(path: str) -> t.Iterator[Cloned]:
-    """The names of a clone, one at a time, in the order of the list that it was taken by."""
+    """The names of a clone, one at a time, in the order of the list that it was taken by.
+
+    Raises ReplicaBackupError when the list has lost its end.
+    """
+    count = 0
     with open(to_bytes(path), "rb") as stream:
-        for line in stream:
-            yield Cloned.from_line(line)
+        try:
+            for line in stream:
+                if line.startswith(b"{"):
+                    if json.loads(line) != {"end": count}:
+                        raise ValueError(f"{count} names, and then {line!r}")
+                    return
+                cloned = Cloned.from_line(line)
+                count += 1
+                yield cloned
+            raise ValueError(f"its last line is missing, after {count} names")
+        except (ValueError, TypeError) as problem:
+            raise ReplicaBackupError(
+                f"The list of the clone is damaged: {path}",
+                found=str(problem),
+                expected="the list as it was written while the server was down",
+            ) from problem
 
 
 class CloneSource:

@@ -80,7 +80,7 @@ def _size(root: str) -> int:
 
 
 def _means(volume: Volume, size: int, paths: SetPaths, size_percent: int) -> Means:
-    snapshot, why = volumes.find(volume, backup_id=paths.backup_id, work=paths.work, size_percent=size_percent)
+    snapshot, why = volumes.find(volume, backup_id=paths.tag, work=paths.work, size_percent=size_percent)
     # Its cost does not grow with the number of files and extents, as that of a reflink does.
     if snapshot is not None and snapshot.kind != "lvm":
         return Means(volume, size, snapshot.kind, snapshot=snapshot)
@@ -215,6 +215,8 @@ def to_clone(choice: Choice, paths: SetPaths) -> dict[str, t.Any]:
             for means in choice.means
             if means.snapshot is None
         ]
+        # For what lies where nobody knew of it before the stop: a table in a new directory, a rescued file.
+        kept.append({"device": None, "by": COPY, "directory": stores.in_spool(paths)})
         taken = [
             {"device": means.volume.device, "snapshot": means.snapshot.to_dict()}
             for means in choice.means

@@ -31,7 +31,7 @@ def on_device(device: int, roots: t.Sequence[str], paths: SetPaths) -> str:
     """
     if os.stat(existing(paths.work)).st_dev == device:
         return in_spool(paths)
-    name = _PREFIX + paths.backup_id
+    name = _PREFIX + paths.tag
     for root in roots:
         parent = os.path.dirname(root)
         if os.stat(parent).st_dev == device:

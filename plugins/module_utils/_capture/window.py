@@ -81,12 +81,14 @@ def take(request: Request) -> Outcome:
 
 
 def plan(request: Request) -> dict[str, t.Any]:
-    """For check mode: what would be cloned. Raises RefusedError when this run has not stopped its server."""
-    guard = Guard(request)
-    guard.enter()
-    planned = guard.ledger.data.get("clone")
+    """For check mode: what would be cloned. Raises RefusedError when the run has planned a cold capture."""
+    ledger = _own_ledger(request)
+    if ledger is None:
+        # In check mode nobody has stopped it.
+        return {"changed": True, "capture": "", "why": "decided when the server is stopped"}
+    planned = ledger.data.get("clone")
     if not planned:
-        raise _no_plan(guard.ledger)
+        raise _no_plan(ledger)
     return {"changed": not planned["complete"], "capture": planned["capture"], "why": planned["why"]}
 
 
@@ -136,6 +138,7 @@ def _take_locked(request: Request) -> Outcome:
         raise _no_plan(ledger)
     discovery = guard.discovery()
     refuse_inside(request, discovery)
+    _clear_earlier(ledger, planned)
     ledger.begin("capture")
     clock = time.monotonic()
     try:
@@ -149,12 +152,20 @@ def _take_locked(request: Request) -> Outcome:
         raise
     seconds = round(time.monotonic() - clock, 3)
     outcome = Outcome(planned["capture"], planned["why"], count, guard.watch.done, seconds, details=details)
-    ledger.data["clone"] = {**planned, "complete": True, "outcome": {**vars(outcome)}}
+    ledger.data["clone"] = {**planned, "complete": True, "boot_id": _ledger.boot_id(), "outcome": {**vars(outcome)}}
     _budget.note_capture(ledger, way(planned["capture"]), guard.on_disk(outcome.bytes), seconds)
     # One note for three things: every one costs a write to disk while the server is down.
     ledger.end("capture", must=False, save=False)
     ledger.hand_on()
     return outcome
+
+
+def _clear_earlier(ledger: Ledger, planned: dict[str, t.Any]) -> None:
+    """What an earlier attempt of the same run has left must not be taken for a part of this one."""
+    if planned.get("attempted"):
+        planned["removed"] = False
+        cleanup.remove(ledger)
+    planned.update(attempted=True, removed=False, complete=False)
 
 
 def _cannot(problem: clone.CannotClone) -> ReplicaBackupError:
@@ -187,6 +198,7 @@ def _make(
             means = _Means(plan, snapshots)
             closing.callback(means.close)
             count, details = clone.take(entries, source, means, listing, tick), {}
+        listing.write_line(clone.end_of_list(count))
         listing.close()
         # Before the snapshots, one of which may have to lie inside a directory of the server.
         clone.compare_originals(plan["list"], source, tick)
@@ -211,14 +223,7 @@ class _Means:
             self._by_device[item["device"]] = clone.Within(snapshot)
 
     def __call__(self, device: int) -> clone.Means:
-        found = self._by_device.get(device) or self._by_device.get(None)
-        if found is None:
-            raise ReplicaBackupError(
-                "A file lies on a file system that was not there when the capture was planned",
-                found=f"device {os.major(device)}:{os.minor(device)}",
-                expected="the file systems of the plan",
-            )
-        return found
+        return self._by_device.get(device) or self._by_device[None]
 
     def close(self) -> None:
         for store in self._stores.values():

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _filelist
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _filelist, _ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job, leftover
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Prediction
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import (
@@ -108,7 +108,7 @@ def test_a_reflink_clone_lies_on_the_file_system_of_the_server(tree: Path, tmp_p
         device = os.stat(mount).st_dev
         where = stores.on_device(device, [str(site_tree)], site.paths)
         assert where == (
-            stores.in_spool(site.paths) if spool_beside else str(mount / ".mysql-replica-clone-20260101T000000Z")
+            stores.in_spool(site.paths) if spool_beside else str(mount / f".mysql-replica-clone-{site.paths.tag}")
         )
         volume = Volume(device, (str(site_tree),), str(mount), "xfs", "/dev/loop", "/")
         planned(site, Choice(plan.SNAPSHOT, "asked for", (Means(volume, 1, "reflink", store=where),)))
@@ -238,10 +238,64 @@ def test_a_clone_that_was_cut_is_no_backup(copied: Site) -> None:
     assert not os.path.exists(copied.paths.head)
 
 
+@pytest.mark.parametrize("keep", [0, 3])
+def test_a_list_that_was_cut_is_no_backup(copied: Site, keep: int) -> None:
+    window.take(copied.request())
+    served(copied)
+    path = Path(copied.ledger().data["clone"]["list"])
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:keep]))
+    with pytest.raises(ReplicaBackupError, match="list of the clone is damaged"):
+        job.capture(copied.request())
+    assert not os.path.exists(copied.paths.head)
+
+
+def test_a_clone_of_an_earlier_boot_is_no_backup(copied: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    window.take(copied.request())
+    served(copied)
+    monkeypatch.setattr(_ledger, "boot_id", lambda: "another")
+    with pytest.raises(RefusedError, match="does not stand"):
+        job.capture(copied.request())
+    assert cleanup.remove(copied.ledger()) == [stores.in_spool(copied.paths)]
+
+
+def test_a_clone_is_made_again_after_it_was_removed_or_has_failed(
+    copied: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window.take(copied.request())
+    assert window.remove(copied.request()) == [stores.in_spool(copied.paths)]
+    with monkeypatch.context() as patched:
+        disturbed(patched, "", lambda: os.utime(copied.tree / "ibdata1"))
+        with pytest.raises(ReplicaBackupError, match="ibdata1 changed"):
+            window.take(copied.request())
+    assert window.take(copied.request()).changed
+    assert cleanup.stands(copied.ledger())
+    served(copied)
+    assert job.present(copied.request(form="copy")).manifest is not None
+
+
+def test_two_servers_of_one_machine_do_not_share_a_clone(copied: Site) -> None:
+    other = replace(copied.paths, host="db2")
+    roots = [str(copied.tree)]
+    elsewhere = os.stat("/proc").st_dev
+    assert stores.on_device(elsewhere, roots, copied.paths) != stores.on_device(elsewhere, roots, other)
+
+
+def test_a_file_where_nobody_knew_of_it_is_copied(site: Site) -> None:
+    device = os.stat(site.tree).st_dev + 1
+    volume = Volume(device, (str(site.tree),), "/", "xfs", "/dev/loop", "/")
+    planned(site, Choice(plan.SNAPSHOT, "asked for", (Means(volume, 1, "reflink", store=str(site.spool / "s")),)))
+    window.take(site.request())
+    served(site)
+    assert job.present(site.request(form="copy")).manifest is not None
+    assert not (site.spool / "s").exists()
+
+
 def test_a_plan_is_needed_for_a_clone(site: Site) -> None:
     for call in (window.take, window.plan):
         with pytest.raises(RefusedError, match="no plan for a clone"):
             call(site.request())
+    os.unlink(site.ledger().path)
+    assert window.plan(site.request())["changed"]
     assert window.remove(site.request(), check=True) == []
 
 
