@@ -38,7 +38,8 @@ _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CANNOT = frozenset({errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS})
-_CHUNK = 64 * 1024 * 1024
+# In one go; in between it is looked whether there is still time.
+_CHUNK = 32 * 1024 * 1024
 # Tells a file that has become shorter from a disk that cannot be read.
 ENDS_EARLY = "the file ends early"
 
@@ -47,8 +48,9 @@ class CannotClone(Exception):
     """The file system does not share blocks between files."""
 
 
-def reflink(source: int, target: int, size: int) -> None:
+def reflink(source: int, target: int, size: int, tick: t.Callable[[int], None]) -> None:
     """Let the open file ``target`` share all blocks of ``source``; nothing is copied. Raises CannotClone, OSError."""
+    tick(size)
     if size == 0:
         return
     try:
@@ -59,13 +61,19 @@ def reflink(source: int, target: int, size: int) -> None:
         raise
 
 
-def copy(source: int, target: int, size: int) -> None:
-    """Copy the data of an open file within the kernel, holes left out. Raises OSError."""
+def copy(source: int, target: int, size: int, tick: t.Callable[[int], None] = lambda _size: None) -> None:
+    """Copy the data of an open file within the kernel, holes left out; ``tick`` counts them. Raises OSError."""
     extents = find_extents(source, size) if os.fstat(source).st_blocks * 512 < size else None
     ranges: t.Iterable[tuple[int, int]] = ((0, size),) if extents is None else extents
+    done = 0
     for offset, length in ranges:
-        copy_range(source, target, offset, offset + length)
+        for position in range(offset, offset + length, _CHUNK):
+            end = min(offset + length, position + _CHUNK)
+            copy_range(source, target, position, end)
+            tick(end - done)
+            done = end
     os.ftruncate(target, size)
+    tick(size - done)
 
 
 def copy_range(source: int, target: int, position: int, end: int) -> None:
@@ -89,7 +97,7 @@ def copy_range(source: int, target: int, position: int, end: int) -> None:
         position += done
 
 
-Duplicate = t.Callable[[int, int, int], None]
+Duplicate = t.Callable[[int, int, int, t.Callable[[int], None]], None]
 
 
 @dataclass(frozen=True)
@@ -186,8 +194,8 @@ class Listing:
 class Means(t.Protocol):
     """How the files of one file system are cloned."""
 
-    def keep(self, path: str, descriptor: int, seen: Seen) -> tuple[str, str]:
-        """Clone the open file; (store, inner path) of its data."""
+    def keep(self, path: str, descriptor: int, seen: Seen, tick: t.Callable[[int], None]) -> tuple[str, str]:
+        """Clone the open file; (store, inner path) of its data. ``tick`` is told of its bytes as they are cloned."""
 
 
 class Store:
@@ -218,11 +226,11 @@ class Numbered:
         self._store = store
         self._duplicate = duplicate
 
-    def keep(self, path: str, descriptor: int, seen: Seen) -> tuple[str, str]:
+    def keep(self, path: str, descriptor: int, seen: Seen, tick: t.Callable[[int], None]) -> tuple[str, str]:
         try:
             name, target = self._store.add()
             try:
-                self._duplicate(descriptor, target, seen.size)
+                self._duplicate(descriptor, target, seen.size, tick)
             finally:
                 os.close(target)
         except OSError as problem:
@@ -242,7 +250,8 @@ class Within:
     def __init__(self, snapshot: Seeing) -> None:
         self._snapshot = snapshot
 
-    def keep(self, path: str, descriptor: int, seen: Seen) -> tuple[str, str]:
+    def keep(self, path: str, descriptor: int, seen: Seen, tick: t.Callable[[int], None]) -> tuple[str, str]:
+        tick(seen.size)
         return self._snapshot.translate(path)
 
 
@@ -255,15 +264,16 @@ def take(
 ) -> int:
     """Clone every file of the list, by the means for its device; returns how many names it has.
 
-    ``tick`` is called with the bytes of each. Raises :class:`CannotClone`, and :class:`ReplicaBackupError` naming the
-    file that vanished, is not as listed or for which there is no room. What was made by then is the caller's to remove.
+    ``tick`` is called with the bytes as they are cloned. Raises :class:`CannotClone`, and :class:`ReplicaBackupError`
+    naming the file that vanished, is not as listed or for which there is no room. What was made by then is the caller's
+    to remove.
     """
     count = 0
     first: dict[tuple[int, int], tuple[str, str]] = {}
     for entry in entries:
-        tick(entry.size if entry.link is None else 0)
+        tick(0)
         if entry.type == FILE:
-            made = _take_file(entry, source, means, first)
+            made = _take_file(entry, source, means, first, tick)
         else:
             seen = source.stat(entry)
             if entry.type == SYMLINK:
@@ -275,14 +285,18 @@ def take(
 
 
 def _take_file(
-    entry: Entry, source: Source, means: t.Callable[[int], Means], first: dict[tuple[int, int], tuple[str, str]]
+    entry: Entry,
+    source: Source,
+    means: t.Callable[[int], Means],
+    first: dict[tuple[int, int], tuple[str, str]],
+    tick: t.Callable[[int], None],
 ) -> Cloned:
     descriptor, seen = source.open(entry)
     try:
         known = first.get((seen.device, seen.inode)) if seen.links > 1 else None
         if known is None:
             path = source.absolute(entry)
-            known = means(seen.device).keep(path, descriptor, seen)
+            known = means(seen.device).keep(path, descriptor, seen, tick)
             seen.compare(path, Seen.of(os.fstat(descriptor)))
             if seen.links > 1:
                 first[seen.device, seen.inode] = known

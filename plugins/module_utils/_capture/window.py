@@ -147,6 +147,11 @@ def _take_locked(request: Request) -> Outcome:
     except BaseException as problem:
         if isinstance(problem, ReplicaBackupError) and problem.server_state is None:
             problem.server_state = STOPPED
+        if getattr(problem, "facts", {}).get("rule") == "downtime_budget":
+            # The next run is to know before the stop what this one found out during it.
+            spent, done = time.monotonic() - clock, guard.on_disk(guard.watch.done)
+            _budget.note_capture(ledger, way(planned["capture"]), done, spent, whole=False)
+            ledger.end("capture", must=False)
         if isinstance(problem, clone.CannotClone):
             raise _cannot(problem) from problem
         raise

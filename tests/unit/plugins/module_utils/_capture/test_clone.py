@@ -273,6 +273,20 @@ def test_a_clone_is_made_again_after_it_was_removed_or_has_failed(
     assert job.present(copied.request(form="copy")).manifest is not None
 
 
+def test_time_is_looked_at_within_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clone, "_CHUNK", 1 << 20)
+    seen: list[int] = []
+    path = tmp_path / "large"
+    with open(path, "wb") as made:
+        made.write(os.urandom(3 << 20))
+        made.truncate(9 << 20)
+    with open(path, "rb") as source, open(tmp_path / "copy", "wb") as target:
+        clone.copy(source.fileno(), target.fileno(), 9 << 20, seen.append)
+    assert seen[:3] == [1 << 20] * 3
+    assert sum(seen) == 9 << 20
+    assert (tmp_path / "copy").read_bytes() == path.read_bytes()
+
+
 def test_two_servers_of_one_machine_do_not_share_a_clone(copied: Site) -> None:
     other = replace(copied.paths, host="db2")
     roots = [str(copied.tree)]
