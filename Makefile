@@ -20,8 +20,8 @@ LAB := PYTHONPATH=$(CURDIR)/.ansible/collections python -m ansible_collections.m
 
 SCENARIOS := default mysql97 mysql56 mariadb_multisource scattered_files faults
 # Two lanes side by side, about as long as each other.
-STAGES := lint sanity unit integration
-SECOND := molecule restore faults
+STAGES := lint sanity unit integration faults
+SECOND := molecule restore
 
 # GiB of data, and how often each is measured.
 SIZES := 0.6 2.5 10
@@ -84,7 +84,7 @@ faults: setup-tests ## Faults injected into runs on this machine; FAULTS=all for
 soak: setup-tests image ## Rolls with faults drawn from a seed (ROLLS=50 SEED=1 MINUTES=120)
 	@tests/soak/run.sh .test/results-soak
 
-restore: setup-tests ## Captures full circle, restores, drills, lost relay logs, and runs that meet, on real servers of this machine
+restore: setup-tests ## Restores, drills, lost relay logs, and runs that meet, on real servers of this machine
 	@mkdir -p $(RESULTS)
 	@$(PYTEST) tests/integration/restore tests/integration/races --junitxml=$(RESULTS)/restore.xml
 
