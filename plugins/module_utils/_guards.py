@@ -41,7 +41,8 @@ class Facts:
     ``data_bytes``: allocated bytes of all files to copy; ``free_bytes``: free in the spool's file system for the
     user of this process; ``missing_tools``: commands that the chosen format needs and the host lacks;
     ``fetched_again``: what is said of channels whose relay logs a restart drops before they are applied;
-    ``clone_bytes``: what a copy of the data takes in the spool beside the archive;
+    ``clone_bytes``: what a copy of the data takes in the spool beside the archive; ``reserve_bytes``: what a server
+    that shares the spool's file system, and serves meanwhile, has to be left;
     ``prediction``: how long the server would be down, of the ``downtime_budget`` seconds that it may.
     """
 
@@ -55,6 +56,7 @@ class Facts:
     missing_tools: tuple[str, ...]
     fetched_again: tuple[str, ...] = ()
     clone_bytes: int = 0
+    reserve_bytes: int = 0
     prediction: Prediction | None = None
     downtime_budget: float = 3600.0
 
@@ -198,14 +200,14 @@ def not_in_forced_recovery(facts: Facts, policy: Policy) -> Verdict:
 
 
 def has_room(facts: Facts, policy: Policy) -> Verdict:
-    needed = int(facts.data_bytes * policy.space_factor) + facts.clone_bytes + _SPARE_BYTES
+    spare = max(_SPARE_BYTES, facts.reserve_bytes)
+    needed = int(facts.data_bytes * policy.space_factor) + facts.clone_bytes + spare
     copied = f", {facts.clone_bytes} for the copy that is archived" if facts.clone_bytes else ""
     return Verdict(
         "space",
         facts.free_bytes >= needed,
         f"{facts.free_bytes} bytes free for {facts.spool_dir}",
-        f"{needed} bytes ({facts.data_bytes} bytes of data x {policy.space_factor:g}{copied}, and {_SPARE_BYTES}"
-        " spare)",
+        f"{needed} bytes ({facts.data_bytes} bytes of data x {policy.space_factor:g}{copied}, and {spare} spare)",
         "replica_backup_space_factor (or another replica_backup_spool_dir or replica_backup_capture)",
     )
 

@@ -31,7 +31,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _warm,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._bringback import BringBackLimits
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup, staged, stores
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup, room, staged, stores
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import plan as capture_plan
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import QueryError, Session
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._coordinates import (
@@ -202,6 +202,7 @@ def _copy_while_serving(session: Session, request: StopRequest, plan: StopPlan, 
         stores.in_spool(request.paths),
         staged.Live.of(session, plan.observed.process),
         rate=request.bytes_per_second,
+        tick=room.watch(ledger),
     )
     ledger.data["precopied"] = copied.to_dict()
     ledger.end("precopy")

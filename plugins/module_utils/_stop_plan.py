@@ -30,7 +30,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import check_form
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Prediction
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import plan as capture_plan
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import window
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import room, window
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.plan import Choice
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login, Session
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
@@ -178,6 +178,7 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
         missing_tools=missing_tools,
         fetched_again=fetched_again,
         clone_bytes=choice.extra_bytes,
+        reserve_bytes=choice.reserve_bytes,
         prediction=prediction,
         downtime_budget=request.downtime_budget,
     )
@@ -245,6 +246,8 @@ def _choose(
             archive_bytes=int(size * request.policy.space_factor),
             free_bytes=free_bytes,
             predicted={capture_plan.COLD: cold},
+            copied_bytes=listed.bytes if room.is_compressing(discovery) else size,
+            reserve_bytes=room.reserve(discovery, request.paths),
         )
     )
     if choice.capture == capture_plan.COLD:

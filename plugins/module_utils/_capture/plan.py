@@ -11,7 +11,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Prediction, in_bytes
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import stores, volumes
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import room, stores, volumes
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.volumes import Snapshot, Volume
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
@@ -85,19 +85,24 @@ def _means(volume: Volume, size: int, paths: SetPaths, size_percent: int) -> Mea
     if snapshot is not None and snapshot.kind != "lvm":
         return Means(volume, size, snapshot.kind, snapshot=snapshot)
     store = stores.on_device(volume.device, volume.roots, paths)
+    full = ""
     if volumes.shares_blocks(stores.existing(os.path.dirname(store)), *volume.roots):
-        return Means(volume, size, "reflink", store=store)
+        full = room.refusal(store)
+        if not full:
+            return Means(volume, size, "reflink", store=store)
     if snapshot is not None:
         return Means(volume, size, snapshot.kind, snapshot=snapshot)
     if size <= _LITTLE:
         return Means(volume, size, "copy", store=stores.in_spool(paths))
-    return Means(volume, size, "", f"its files share no blocks, and {why}")
+    return Means(volume, size, "", full or f"its files share no blocks, and {why}")
 
 
 @dataclass(frozen=True)
 class Facts:
     """What a capture is chosen by; sizes in bytes.
 
+    ``copied_bytes``: what a copy of the data takes, ``data_bytes`` unless given. ``reserve_bytes``: what a backup from
+    a running server has to leave free in the spool.
     ``stays_down``: the server is not started before the set has reached its destination. ``predicted``: the downtime of
     each capture, as far as it is known.
     """
@@ -109,16 +114,26 @@ class Facts:
     archive_bytes: int
     free_bytes: int
     predicted: t.Mapping[str, Prediction | None] = field(default_factory=dict)
+    copied_bytes: int | None = None
+    reserve_bytes: int = 0
+
+    @property
+    def to_copy(self) -> int:
+        return self.data_bytes if self.copied_bytes is None else self.copied_bytes
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The capture, why, and what it takes. ``extra_bytes``: room in the spool beside the archive."""
+    """The capture, why, and what it takes.
+
+    ``extra_bytes``: room in the spool beside the archive; ``reserve_bytes``: what has to be left free there.
+    """
 
     capture: str
     why: str
     means: tuple[Means, ...] = ()
     extra_bytes: int = 0
+    reserve_bytes: int = 0
 
     def to_dict(self) -> dict[str, t.Any]:
         return {
@@ -152,8 +167,8 @@ def choose(facts: Facts) -> Choice:
                 "file systems that share blocks between files (XFS with reflink, btrfs), or snapshots of the volume"
                 " (btrfs, LVM, ZFS); else replica_backup_capture=staged, copy or cold",
             )
-        return Choice(SNAPSHOT, "asked for", facts.means)
-    return Choice(facts.asked, "asked for", extra_bytes=facts.data_bytes)
+        return Choice(SNAPSHOT, "asked for", facts.means, reserve_bytes=facts.reserve_bytes)
+    return Choice(facts.asked, "asked for", extra_bytes=facts.to_copy, reserve_bytes=facts.reserve_bytes)
 
 
 def cannot(means: tuple[Means, ...]) -> list[str]:
@@ -168,15 +183,22 @@ def _auto(facts: Facts) -> Choice:
     if facts.stays_down:
         return Choice(COLD, "the server stays down until the set has reached its destination")
     why_not = cannot(facts.means)
+    beside = facts.archive_bytes + facts.reserve_bytes
+    if not why_not and facts.reserve_bytes and facts.free_bytes < beside:
+        why_not = [
+            f"{in_bytes(facts.free_bytes)} are free in the spool, which the server shares: an archive that is made"
+            f" while it serves needs {in_bytes(beside)}"
+        ]
     if not why_not:
-        return Choice(SNAPSHOT, "; ".join(means.text() for means in facts.means), facts.means)
+        how = "; ".join(means.text() for means in facts.means)
+        return Choice(SNAPSHOT, how, facts.means, reserve_bytes=facts.reserve_bytes)
     cold = facts.predicted.get(COLD)
     reason = why_not[0]
     if cold is None and facts.data_bytes <= EASY_BYTES:
         return Choice(COLD, f"{reason}; {in_bytes(facts.data_bytes)} are archived quickly")
     if cold is not None and cold.seconds <= _QUICK:
         return Choice(COLD, f"{reason}; a cold archive is quick enough: {cold.text()}")
-    needed = facts.archive_bytes + facts.data_bytes
+    needed = beside + facts.to_copy
     if facts.free_bytes < needed:
         return Choice(
             COLD,
@@ -186,7 +208,8 @@ def _auto(facts: Facts) -> Choice:
     return Choice(
         STAGED,
         f"{reason}; the spool has room for a copy, so that only what changes meanwhile takes downtime{instead}",
-        extra_bytes=facts.data_bytes,
+        extra_bytes=facts.to_copy,
+        reserve_bytes=facts.reserve_bytes,
     )
 
 

@@ -84,11 +84,11 @@ class Room(t.NamedTuple):
             return ""
         return f"{self.available // 1024**2} MiB are free, less than the {self.least // 1024**2} MiB that it needs"
 
-    def check(self, what: str) -> None:
-        """Raise before what a snapshot holds back fills the disk for the server: at half of what it needed at first."""
+    def check(self, what: str, why: str = "a snapshot holds back what the server has changed or deleted since") -> None:
+        """Raise before what a backup takes fills the disk for the server: at half of what had to be free at first."""
         if self.available < self.least // 2:
             raise ReplicaBackupError(
-                f"{what} is nearly full, and a snapshot holds back what the server has changed or deleted since",
+                f"{what} is nearly full, and {why}",
                 found=f"{self.available} bytes free",
                 expected=f"at least {self.least // 2}",
                 next_command="make room there, or set replica_backup_capture to cold, then run the backup again",
