@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -36,8 +37,15 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import read_records
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import Outcome, Request
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
+    RefusedError,
+    ReplicaBackupError,
+    recover_command,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import MANIFEST_NAME, SetPaths
+
+# A snapshot cannot be written to, and what is mounted is busy.
+_HELD = (errno.EROFS, errno.EBUSY)
 
 
 def publish_locked(request: Request) -> Outcome:
@@ -50,8 +58,8 @@ def publish_locked(request: Request) -> Outcome:
         for record in records:
             count += 1
             bytes_ += record.size if record.link is None else 0
-        remove_tree(paths.work)
-        known = {**head, "totals": {"count": count, "bytes": bytes_}}
+        left = _remove_work(paths)
+        known = {**head, "warnings": [*head["warnings"], *left], "totals": {"count": count, "bytes": bytes_}}
         return outcome_of(paths, known, changed=False, made=_hash_manifest(paths))
     head = read_head(paths)
     start, clock = _ledger.utc(), time.monotonic()
@@ -86,8 +94,31 @@ def publish_locked(request: Request) -> Outcome:
         )
         final["warnings"] = list(dict.fromkeys((*final["warnings"], *ledger.data.get("warnings", ()))))
     made = _write_manifest(paths, final, head["records"])
-    remove_tree(paths.work)
+    final["warnings"] = [*final["warnings"], *_remove_work(paths)]
     return outcome_of(paths, {**final, "totals": head["totals"]}, changed=True, made=made)
+
+
+def _remove_work(paths: SetPaths) -> list[str]:
+    """The set is whole; a clone in its work directory that could not be removed does not make it less. Warnings."""
+    names = os.listdir(paths.work) if os.path.isdir(paths.work) and not os.path.islink(paths.work) else []
+    left = []
+    for name in names:
+        path = os.path.join(paths.work, name)
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            os.unlink(path)
+            continue
+        try:
+            remove_tree(path)
+        except OSError as problem:
+            if problem.errno not in _HELD:
+                raise
+            left.append(
+                f"{path} could not be removed ({problem.strerror}): the clone that the archive was made from; it takes"
+                f" room until it is removed: {recover_command(paths.host)}"
+            )
+    if not left:
+        remove_tree(paths.work)
+    return left
 
 
 def _open_reader(paths: SetPaths, entry: t.Mapping[str, t.Any], parts: int) -> Reader:

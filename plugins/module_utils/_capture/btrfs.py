@@ -101,6 +101,8 @@ class Subvolume:
             with contextlib.suppress(FileNotFoundError):
                 os.rmdir(fs.encode(self.directory))
                 return True
+        else:
+            tools.remove_if_empty(self.directory)
         return there is not None
 
 

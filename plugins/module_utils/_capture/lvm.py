@@ -125,7 +125,7 @@ class LogicalVolume:
         # A thin snapshot is skipped at activation unless told otherwise.
         how = ["-kn", "-ay"] if self.pool else ["-L", f"{self.size}b"]
         # Killed while the origin is suspended, it would leave it so, and the server's writes with it.
-        tools.run("lvcreate", "-s", "-y", *how, "-n", self.name, f"{self.group}/{self.origin}", timeout=tools.PATIENT)
+        tools.run_whole("lvcreate", "-s", "-y", *how, "-n", self.name, f"{self.group}/{self.origin}")
 
     def open(self) -> None:
         self.check()
@@ -174,6 +174,7 @@ class LogicalVolume:
 
     def remove(self) -> bool:
         was_mounted = tools.unmount(self.at)
+        tools.remove_if_empty(os.path.dirname(self.at))
         there = next((row for row in report(self.group) if row.name == self.name), None)
         if there is None:
             return was_mounted
@@ -184,7 +185,7 @@ class LogicalVolume:
                 expected=f"a snapshot of {self.group}/{self.origin}",
                 next_command=f"look at it with: lvs {self._full_name}",
             )
-        tools.insist(lambda: tools.run("lvremove", "-f", "-y", self._full_name, timeout=tools.PATIENT))
+        tools.insist(lambda: tools.run_whole("lvremove", "-f", "-y", self._full_name))
         return True
 
 

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
+import threading
 import time
 import typing as t
 
@@ -40,6 +43,35 @@ def run(name: str, *arguments: str, timeout: float = TIMEOUT) -> str:
             f"{name} is not installed", found="no such program", expected=f"{name} in {commands.PATH}"
         )
     return commands.must([tool, *arguments], timeout)
+
+
+def run_whole(name: str, *arguments: str) -> str:
+    """As ``run``, for a tool that must not be killed half way: a signal to this process waits for its end."""
+    with _signals_wait():
+        return run(name, *arguments, timeout=PATIENT)
+
+
+@contextlib.contextmanager
+def _signals_wait() -> t.Iterator[None]:
+    """A handler that raises would have the tool killed (subprocess.run); what came meanwhile is answered after it."""
+    came: list[int] = []
+
+    def note(number: int, _frame: t.Any) -> None:
+        came.append(number)
+
+    before: dict[int, t.Any] = {}
+    # Elsewhere no handler runs.
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            if signal.getsignal(number) is not None:
+                before[number] = signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for given, handler in before.items():
+            signal.signal(given, handler)
+        for again in sorted(set(came)):
+            signal.raise_signal(again)
 
 
 def insist(action: t.Callable[[], str]) -> None:
@@ -111,6 +143,12 @@ def unmount(at: str) -> bool:
         insist(lambda: run("umount", at))
     os.rmdir(fs.encode(at))
     return True
+
+
+def remove_if_empty(directory: str) -> None:
+    """The work directory of a set that was published while a clone in it could not be removed."""
+    with contextlib.suppress(OSError):
+        os.rmdir(fs.encode(directory))
 
 
 def _is_mount(path: str) -> bool:

@@ -12,7 +12,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import subprocess
+import threading
+import time
 import typing as t
 from collections.abc import Iterator
 from dataclasses import replace
@@ -171,9 +174,48 @@ def test_an_lvm_snapshot_keeps_what_the_server_changes_later(
     assert snapshot.remove()
     assert programs.calls("lvremove") == [f"lvremove -f -y {group.clone}"]
     assert not snapshot.remove()
-    assert list(work.iterdir()) == []
+    assert not work.exists()
     with pytest.raises(ReplicaBackupError, match="is gone"):
         snapshot.open()
+
+
+class Ended(BaseException):
+    """What a module makes of a polite signal."""
+
+
+def _end(_number: int, _frame: t.Any) -> None:
+    raise Ended
+
+
+@pytest.fixture
+def polite() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, _end)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("mounted", ["ext4"], indirect=True)
+@pytest.mark.parametrize("name", ["lvcreate", "lvremove"])
+def test_a_signal_waits_for_a_tool_that_suspends_the_volume(
+    name: str, mounted: Path, programs: Tools, work: Path, polite: None
+) -> None:
+    snapshot = Group(programs, mounted, "mysql").planned(work)
+    if name == "lvremove":
+        snapshot.take()
+    begun, done = work.with_name("begun"), work.with_name("done")
+    programs.add(name, f"touch {begun}; sleep 1; touch {done}")
+
+    def interrupt() -> None:
+        while not begun.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(Ended):
+        (snapshot.take if name == "lvcreate" else snapshot.remove)()
+    thread.join()
+    assert done.exists()
 
 
 @pytest.mark.parametrize("mounted", ["ext4"], indirect=True)

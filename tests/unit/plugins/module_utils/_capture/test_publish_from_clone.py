@@ -1,0 +1,65 @@
+# Copyright (c) 2026, mysql_ops contributors
+# GNU General Public License v3.0+ (see COPYING or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The publication of a set that was made from a clone, while the server serves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup, plan, tools, window
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.plan import Choice
+from ansible_collections.mysql_ops.replica_backup.tests.lab import disks
+from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_utils._archive.set_support import (
+    Site,
+    discovery,
+    make_site,
+)
+
+
+def cloned(site: Site, choice: Choice) -> None:
+    ledger = site.ledger()
+    ledger.data["clone"] = plan.to_clone(choice, site.paths)
+    ledger.save()
+    window.take(site.request())
+    ledger = site.ledger()
+    ledger.begin("serving")
+    ledger.end("serving")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system takes root")
+def test_a_clone_that_cannot_be_removed_does_not_cost_the_backup(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with disks.mounted("btrfs", tmp_path / "disk") as mount:
+        data = mount / "data"
+        subprocess.run(["btrfs", "subvolume", "create", data], check=True, capture_output=True)
+        shutil.copytree(tree, data, symlinks=True, dirs_exist_ok=True)
+        (mount / "work").mkdir()
+        site = make_site(data, mount / "work/spool", mount / "work/state")
+        means = plan.look(discovery(data), {}, site.paths, size_percent=20)
+        assert [one.by for one in means] == ["btrfs"]
+        cloned(site, Choice(plan.SNAPSHOT, "asked for", means))
+        monkeypatch.setattr(tools, "_WAIT", 0.0)
+        real = shutil.which("btrfs")
+        (tmp_path / "bin").mkdir()
+        fake = tmp_path / "bin" / "btrfs"
+        fake.write_text(f'#!/bin/sh\n[ "$2" = delete ] && exit 1\nexec {real} "$@"\n', encoding="utf-8")
+        fake.chmod(0o755)
+        with monkeypatch.context() as patched:
+            patched.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+            assert any("could not be removed" in words for words in job.capture(site.request()).warnings)
+            for changed in (True, False):
+                made = job.publish(site.request())
+                assert (made.manifest is not None, made.changed) == (True, changed)
+                assert any("takes room until it is removed" in words for words in made.warnings)
+        # Nothing but the snapshot is left, and the work directory goes with it.
+        assert len(os.listdir(site.paths.work)) == 1
+        assert cleanup.remove(site.ledger())
+        assert not os.path.exists(site.paths.work)
