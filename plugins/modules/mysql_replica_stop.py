@@ -96,6 +96,8 @@ options:
   start_server:
     description:
       - With O(capture_now), start the server the moment the capture stands or has failed, with threads as before.
+      - V(false) says that it stays down until its set has left the host, so that a clone would be of no use;
+        O(capture=auto) means V(cold) then.
     type: bool
     default: true
   include_binlogs:
@@ -391,7 +393,7 @@ def _request(params: t.Mapping[str, t.Any]) -> StopRequest:
         downtime_budget=params["downtime_budget"],
         gap=params["lease"],
         capture=params["capture"],
-        stays_down=params["capture_now"] and not params["start_server"],
+        stays_down=not params["start_server"],
         snapshot_size=params["snapshot_size"],
         bytes_per_second=params["throttle"] * 1024 * 1024,
     )

@@ -117,7 +117,12 @@ def check_form(request: Request) -> None:
         raise RefusedError("Unknown archive format", found=repr(request.form), expected=", ".join(FORMATS))
     if not 0 <= request.shards <= MAX_SHARDS:
         raise RefusedError(
-            "The number of shards does not fit", found=request.shards, expected=f"0 (one for each CPU) to {MAX_SHARDS}"
+            "The number of shards does not fit",
+            found=f"replica_backup_shards={request.shards}",
+            expected=f"0 (one for each CPU) to {MAX_SHARDS}",
+            server_state="not touched",
+            next_command="set replica_backup_shards to another number",
+            variable="replica_backup_shards",
         )
     if request.form != TAR and request.shards != 1:
         raise RefusedError(

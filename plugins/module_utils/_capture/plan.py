@@ -47,9 +47,13 @@ class Means:
     def text(self) -> str:
         where = ", ".join(self.volume.roots)
         if not self.by:
-            return f"{where} ({self.volume.fs_type}) cannot be cloned: {self.why}"
+            return self.why_not()
         how = {"copy": f"copied, {in_bytes(self.bytes)}", "reflink": "by reflink"}.get(self.by, f"{self.by} snapshot")
         return f"{where} ({self.volume.fs_type}) {how}"
+
+    def why_not(self) -> str:
+        """Why it cannot be cloned at once, in words."""
+        return f"{', '.join(self.volume.roots)} ({self.volume.fs_type}) cannot be cloned: {self.why}"
 
 
 def look(discovery: Discovery, sizes: t.Mapping[str, int], paths: SetPaths, *, size_percent: int) -> tuple[Means, ...]:
@@ -58,13 +62,21 @@ def look(discovery: Discovery, sizes: t.Mapping[str, int], paths: SetPaths, *, s
     ``sizes`` has the bytes of each place; ``size_percent`` is the room for a classic LVM snapshot in percent of its
     origin.
     """
-    roots: dict[str, int] = {}
-    for place in discovery.places:
-        roots[place.root()] = roots.get(place.root(), 0) + sizes.get(place.name, 0)
+    roots = [(place.root(), sizes.get(place.name, 0)) for place in discovery.places]
     return tuple(
-        _means(volume, sum(roots[root] if root in roots else _size(root) for root in volume.roots), paths, size_percent)
-        for volume in volumes.volumes_of(discovery)
+        _means(volume, _bytes_on(volume, roots), paths, size_percent) for volume in volumes.volumes_of(discovery)
     )
+
+
+def _bytes_on(volume: Volume, places: t.Sequence[tuple[str, int]]) -> int:
+    """About the bytes that the places (root, size) have on a file system, and what is mounted below one of them."""
+    size = 0
+    for root, place_size in places:
+        with contextlib.suppress(OSError):
+            # One that lies in another place of the same file system is no root of the volume.
+            size += place_size if os.lstat(root).st_dev == volume.device else 0
+    known = {root for root, _place_size in places}
+    return size + sum(_size(root) for root in volume.roots if root not in known)
 
 
 def _size(root: str) -> int:
@@ -93,7 +105,9 @@ def _means(volume: Volume, size: int, paths: SetPaths, size_percent: int) -> Mea
     if snapshot is not None:
         return Means(volume, size, snapshot.kind, snapshot=snapshot)
     if size <= _LITTLE:
-        return Means(volume, size, "copy", store=stores.in_spool(paths))
+        return Means(
+            volume, size, "copy", full or f"its files share no blocks, and {why}", store=stores.in_spool(paths)
+        )
     return Means(volume, size, "", full or f"its files share no blocks, and {why}")
 
 
@@ -176,7 +190,8 @@ def cannot(means: tuple[Means, ...]) -> list[str]:
     found = [one.text() for one in means if not one.by]
     if found or any(one.by != "copy" for one in means):
         return found
-    return ["no file system of the server shares blocks or can be snapshotted"]
+    # To copy all there is, however little, is no snapshot.
+    return [one.why_not() for one in means] or ["no file system of the server is known"]
 
 
 def _auto(facts: Facts) -> Choice:

@@ -29,7 +29,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.plan import Choice, Facts, Means
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.volumes import Volume
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery, Place
 from ansible_collections.mysql_ops.replica_backup.tests.lab import disks
 from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_utils._archive.archive_support import (
     look,
@@ -332,7 +333,7 @@ def test_lines_of_a_list_come_back(copied: Site) -> None:
 GIB = 1 << 30
 XFS = Means(Volume(1, ("/var/lib/mysql",), "/", "xfs", "/dev/sda", "/"), 10 * GIB, "reflink", store="/s")
 EXT4 = Means(Volume(2, ("/data",), "/data", "ext4", "/dev/sdb", "/"), 10 * GIB, "", "its files share no blocks")
-LITTLE = Means(Volume(3, ("/etc/mysql",), "/", "ext4", "/dev/sdc", "/"), 100, "copy", store="/spool")
+LITTLE = Means(Volume(3, ("/etc/mysql",), "/", "ext4", "/dev/sdc", "/"), 100, "copy", "no blocks", store="/spool")
 SLOW = Prediction(200.0, 200.0, 10 * GIB, "the last")
 QUICK = Prediction(4.0, 4.0, 10 * GIB, "the last")
 
@@ -375,7 +376,7 @@ def test_the_capture_is_chosen_from_facts(given: Facts, capture: str, why: str) 
     ("given", "words"),
     [
         (facts("snapshot", (XFS, EXT4)), "/data (ext4) cannot be cloned"),
-        (facts("snapshot", (LITTLE,)), "no file system of the server"),
+        (facts("snapshot", (LITTLE,)), "/etc/mysql (ext4) cannot be cloned: no blocks"),
         (facts("staged", (), stays_down=True), "replica_backup_restart_after"),
     ],
 )
@@ -384,6 +385,23 @@ def test_a_capture_that_is_not_possible_is_refused(given: Facts, words: str) -> 
         plan.choose(given)
     assert words in str(caught.value)
     assert caught.value.facts["variable"] == "replica_backup_capture"
+
+
+@needs_root
+def test_a_place_below_another_one_of_its_file_system_counts(tmp_path: Path) -> None:
+    """As where the option file lies above the data: they must not pass for a few bytes that are copied in passing."""
+    with disks.mounted("ext4", tmp_path / "disk") as mount:
+        datadir = mount / "server" / "data"
+        datadir.mkdir(parents=True)
+        (mount / "server" / "my.cnf").touch()
+        places = (Place("datadir", str(datadir)), Place("config", str(mount / "server"), "patterns", (r"my\.cnf",)))
+        sizes = {"datadir": GIB, "config": 621}
+        paths = SetPaths(str(tmp_path), "db1", "20260101T000000Z")
+        (means,) = plan.look(Discovery(datadir=str(datadir), places=places), sizes, paths, size_percent=20)
+    assert means.volume.roots == (str(mount / "server"),)
+    assert means.bytes >= GIB
+    assert means.by == ""
+    assert "(ext4) cannot be cloned" in means.text()
 
 
 def test_a_pace_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
