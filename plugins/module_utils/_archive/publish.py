@@ -31,12 +31,14 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.parts import prove_parts
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.reader import (
     CopyArchive,
+    Paced,
     Reader,
     TarArchive,
     ZipArchive,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import read_records
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import Outcome, Request
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import throttle
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
     RefusedError,
     ReplicaBackupError,
@@ -67,9 +69,12 @@ def publish_locked(request: Request) -> Outcome:
     parts = [
         None if entry["format"] == COPY else Part(entry["name"], entry["bytes"], entry["sha256"]) for entry in entries
     ]
+    pace = _pace(request)
     try:
         count = prove_parts(
-            lambda number: _open_reader(paths, entries[number], len(entries)), lambda: read_records(paths.files), parts
+            lambda number: _open_paced(paths, entries[number], len(entries), pace),
+            lambda: read_records(paths.files),
+            parts,
         )
     except ReplicaBackupError as problem:
         problem.facts.setdefault("backup_usable", False)
@@ -121,14 +126,26 @@ def _remove_work(paths: SetPaths) -> list[str]:
     return left
 
 
-def _open_reader(paths: SetPaths, entry: t.Mapping[str, t.Any], parts: int) -> Reader:
+def _pace(request: Request) -> throttle.Pace:
+    """As asked for where the server serves meanwhile; after a cold capture it may be waiting for this."""
+    ledger = _ledger.load(request.state_dir)
+    ours = ledger is not None and ledger.data.get("backup_id") == request.paths.backup_id
+    serves = ours and ledger is not None and bool(ledger.data.get("clone"))
+    return throttle.Pace(request.bytes_per_second if serves else 0.0)
+
+
+def _open_paced(paths: SetPaths, entry: t.Mapping[str, t.Any], parts: int, pace: throttle.Pace) -> Reader:
+    return Paced(_open_reader(paths, entry, parts, pace), pace.spend)
+
+
+def _open_reader(paths: SetPaths, entry: t.Mapping[str, t.Any], parts: int, pace: throttle.Pace) -> Reader:
     path = os.path.join(paths.directory, entry["name"])
     if not os.path.lexists(path):
         raise ReplicaBackupError(f"{path} is gone", found="no such file", expected="what was captured")
     if entry["format"] == COPY:
         return CopyArchive(path, read_records(paths.files))
     if entry["format"] == ZIP:
-        return ZipArchive(path)
+        return ZipArchive(path, pace.spend)
     return TarArchive(path, find_compressor(entry["compression"]), chunk=chunk_of(parts))
 
 

@@ -151,9 +151,12 @@ class TarArchive:
 
 
 class ZipArchive:
-    """A zip file as this collection writes it; the names come from its directory, in the order of writing."""
+    """A zip file as this collection writes it; the names come from its directory, in the order of writing.
 
-    def __init__(self, path: str) -> None:
+    It is read twice; ``spend`` is told of each buffer of the first time, and may wait.
+    """
+
+    def __init__(self, path: str, spend: t.Callable[[int], None] | None = None) -> None:
         self._path = path
         self._digest = hashlib.sha256()
         self._bytes = 0
@@ -164,6 +167,8 @@ class ZipArchive:
             while size := stream.readinto(buffer):
                 self._digest.update(view[:size])
                 self._bytes += size
+                if spend is not None:
+                    spend(size)
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError) as problem:
@@ -212,6 +217,26 @@ class ZipArchive:
 
     def close(self) -> None:
         self._zip.close()
+
+
+class Paced:
+    """Another reader, whose data are held to what ``spend`` allows: it is told of the bytes, and may wait."""
+
+    def __init__(self, reader: Reader, spend: t.Callable[[int], None]) -> None:
+        self._reader = reader
+        self._spend = spend
+        self.keep = reader.keep
+        self.finish = reader.finish
+        self.cancel = reader.cancel
+        self.close = reader.close
+
+    def __iter__(self) -> t.Iterator[Member]:
+        return iter(self._reader)
+
+    def data(self) -> Data:
+        for offset, view in self._reader.data():
+            self._spend(len(view))
+            yield offset, view
 
 
 def _zip_owner(extra: bytes) -> tuple[int | None, int | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import threading
 import time
 
 _NICE = 19
@@ -21,14 +22,17 @@ class Pace:
     def __init__(self, rate: float) -> None:
         self._rate = rate
         self._free_at = 0.0
+        # Several threads may share one rate.
+        self._lock = threading.Lock()
 
     def spend(self, size: int) -> None:
         """Wait until ``size`` more bytes are allowed."""
         if self._rate <= 0:
             return
-        now = time.monotonic()
-        self._free_at = max(self._free_at, now) + size / self._rate
-        wait = self._free_at - now
+        with self._lock:
+            now = time.monotonic()
+            self._free_at = max(self._free_at, now) + size / self._rate
+            wait = self._free_at - now
         if wait >= _LEAST_WAIT:
             time.sleep(wait)
 

@@ -8,12 +8,19 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import typing as t
 from pathlib import Path
 
 import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup, plan, tools, window
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import (
+    cleanup,
+    plan,
+    throttle,
+    tools,
+    window,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.plan import Choice
 from ansible_collections.mysql_ops.replica_backup.tests.lab import disks
 from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_utils._archive.set_support import (
@@ -63,3 +70,28 @@ def test_a_clone_that_cannot_be_removed_does_not_cost_the_backup(
         assert len(os.listdir(site.paths.work)) == 1
         assert cleanup.remove(site.ledger())
         assert not os.path.exists(site.paths.work)
+
+
+@pytest.mark.parametrize("wishes", [{}, {"shards": 2}, {"form": "zip"}, {"form": "copy"}], ids=str)
+@pytest.mark.parametrize("capture", ["copy", "cold"])
+def test_the_proof_reads_no_faster_than_the_archive_while_the_server_serves(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capture: str, wishes: dict[str, t.Any]
+) -> None:
+    if capture == "copy":
+        cloned(site, Choice(plan.COPY, "asked for"))
+    request = site.request(bytes_per_second=1e12, **wishes)
+    job.capture(request)
+    spent: list[int] = []
+    spend = throttle.Pace.spend
+
+    def noted(pace: throttle.Pace, size: int) -> None:
+        if pace._rate:
+            spent.append(size)
+        spend(pace, size)
+
+    monkeypatch.setattr(throttle.Pace, "spend", noted)
+    job.publish(request)
+    data = sum(path.stat().st_blocks * 512 for path in site.tree.rglob("*") if path.is_file())
+    assert (sum(spent) > 0) == (capture == "copy")
+    if capture == "copy":
+        assert sum(spent) >= data // 2
