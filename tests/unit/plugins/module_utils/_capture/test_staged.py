@@ -49,6 +49,7 @@ def finish(discovery: Discovery, store: Path) -> dict[str, t.Any]:
     listing = clone.Listing(path)
     with source_of(discovery) as source:
         count, figures = staged.finish(_filelist.retake(discovery), source, str(store), listing, lambda _size: None)
+        listing.write_line(clone.end_of_list(count))
         listing.close()
         clone.compare_originals(path, source, lambda _size: None)
     root = discovery.datadir
