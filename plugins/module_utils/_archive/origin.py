@@ -17,7 +17,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import Request
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.source import Readable, Source
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.writer import Watch, compare_again
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup, clone, throttle
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup, clone, room, throttle
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
     RefusedError,
     ReplicaBackupError,
@@ -113,6 +113,7 @@ class Clone:
         self.ledger = ledger
         self._plan = ledger.data["clone"]
         self._snapshots = cleanup.snapshots(ledger)
+        self._room = room.watch(ledger)
         self.watch = Watch(self.check, pace=throttle.Pace(request.bytes_per_second).spend)
         discovery, listed = _filelist.read_list(request.paths.discovered)
         listed.close()  # type: ignore[attr-defined]
@@ -136,6 +137,7 @@ class Clone:
         """Nobody but us writes to a clone."""
 
     def check(self) -> None:
+        self._room()
         for snapshot in self._snapshots:
             snapshot.check()
 

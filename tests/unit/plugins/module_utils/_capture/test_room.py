@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _guards
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import plan, room, tools
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import plan, room, tools, window
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.plan import Choice, Facts, Means
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.volumes import Volume
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
@@ -167,3 +168,27 @@ def test_what_is_left_to_the_server_and_what_a_copy_takes_count(
 def test_the_reserve_is_part_of_what_the_spool_must_have(free: int, ok: bool) -> None:
     facts = _guards.Facts((), (), None, "0", 10 * GIB, free, "/spool", (), reserve_bytes=GIB)
     assert _guards.has_room(facts, _guards.Policy(space_factor=1.0)).ok is ok
+
+
+def test_the_archive_gives_the_clone_up_before_the_disk_is_full(disk: Path, tmp_path: Path) -> None:
+    site = make_site(disk / "data", tmp_path / "spool", tmp_path / "state")
+    volume = Volume(os.stat(disk).st_dev, (str(disk / "data"),), str(disk), "xfs", "/dev/loop", "/")
+    ledger = site.ledger()
+    store = str(disk / "store")
+    ledger.data["clone"] = plan.to_clone(
+        Choice(plan.SNAPSHOT, "", (Means(volume, 1, "reflink", store=store),)), site.paths
+    )
+    ledger.save()
+    window.take(site.request())
+    ledger = site.ledger()
+    ledger.begin("serving")
+    # What the server writes over takes new blocks as long as the clone has the old ones.
+    status = os.statvfs(disk)
+    with open(disk / "filler", "wb") as filler:
+        os.posix_fallocate(filler.fileno(), 0, status.f_bfree * status.f_bsize - (2 << 20))
+    with pytest.raises(ReplicaBackupError) as caught:
+        job.capture(site.request())
+    assert caught.value.facts["rule"] == "snapshot_overflow"
+    assert not os.path.exists(store)
+    assert not os.path.exists(site.paths.head)
+    assert site.ledger().data["clone"]["removed"]
