@@ -9,9 +9,11 @@ and now; the dead-man on the host stands behind that.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _bringback,
@@ -153,6 +155,25 @@ def _result(ledger: Ledger, *, changed: bool) -> dict[str, t.Any]:
 
 
 def _open_ledger(request: StopRequest, plan: StopPlan) -> Ledger:
+    return _ledger.open_new(
+        request.state_dir,
+        {
+            "run_id": request.run_id,
+            "backup_id": request.paths.backup_id,
+            "host": request.paths.host,
+            "spool_dir": request.paths.root,
+            "lease_seconds": request.lease,
+            "gap_seconds": request.gap,
+            "capture": plan.choice.to_dict(),
+            "clone": capture_plan.to_clone(plan.choice, request.paths),
+            "warnings": list(plan.warnings),
+            **_seen(request, plan),
+        },
+    )
+
+
+def _seen(request: StopRequest, plan: StopPlan) -> dict[str, t.Any]:
+    """What the ledger says of the server as it was before the run."""
     observed = plan.observed
     settings = observed.variables
     before: dict[str, t.Any] = {
@@ -163,31 +184,19 @@ def _open_ledger(request: StopRequest, plan: StopPlan) -> Ledger:
         "flush": dict(plan.flush.before),
         "warm": plan.warm.to_dict(),
     }
-    return _ledger.open_new(
-        request.state_dir,
-        {
-            "run_id": request.run_id,
-            "backup_id": request.paths.backup_id,
-            "host": request.paths.host,
-            "spool_dir": request.paths.root,
-            "server": observed.server_facts(),
-            "before": before,
-            "service": plan.manager.to_dict(),
-            "channels": observed.channel_facts(observed.channels),
-            "deadline": _ledger.utc(time.time() + request.downtime_budget),
-            "budget": {
-                "seconds": request.downtime_budget,
-                "bytes": plan.logical_bytes,
-                "allocated": plan.data_bytes,
-                "start_reserve": _budget.start_reserve(_budget.runs(request.state_dir), request.downtime_budget),
-            },
-            "lease_seconds": request.lease,
-            "gap_seconds": request.gap,
-            "capture": plan.choice.to_dict(),
-            "clone": capture_plan.to_clone(plan.choice, request.paths),
-            "warnings": list(plan.warnings),
+    return {
+        "server": observed.server_facts(),
+        "before": before,
+        "service": plan.manager.to_dict(),
+        "channels": observed.channel_facts(observed.channels),
+        "deadline": _ledger.utc(time.time() + request.downtime_budget),
+        "budget": {
+            "seconds": request.downtime_budget,
+            "bytes": plan.logical_bytes,
+            "allocated": plan.data_bytes,
+            "start_reserve": _budget.start_reserve(_budget.runs(request.state_dir), request.downtime_budget),
         },
-    )
+    }
 
 
 def _copy_while_serving(session: Session, request: StopRequest, plan: StopPlan, ledger: Ledger) -> None:
@@ -208,6 +217,24 @@ def _copy_while_serving(session: Session, request: StopRequest, plan: StopPlan, 
     ledger.end("precopy")
 
 
+def _plan_again(session: Session, request: StopRequest, plan: StopPlan, ledger: Ledger) -> StopPlan:
+    """The plan for the server as it is now: a copy may take hours, and it may have been promoted meanwhile."""
+    again = make_plan(session, replace(request, capture=plan.choice.capture), copied=True)
+    if again.observed.process != plan.observed.process:
+        raise RefusedError(
+            "The server was started anew while its files were copied, so the backup is given up",
+            found=f"process {again.observed.process.pid}",
+            expected=f"process {plan.observed.process.pid}, as before the copy",
+            next_command="start the backup again",
+            rule="server_restarted",
+        )
+    ledger.data.update(_seen(request, again))
+    for warning in again.warnings:
+        ledger.warn(warning)
+    ledger.save()
+    return again
+
+
 def _flush_while_serving(session: Session, request: StopRequest, plan: StopPlan, ledger: Ledger) -> None:
     """What can be written before the replica stands still is not waited for in the downtime."""
     if not (plan.flush.wanted or plan.warm.dump):
@@ -224,9 +251,10 @@ def _flush_while_serving(session: Session, request: StopRequest, plan: StopPlan,
 
 
 def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger: Ledger) -> None:
-    observed = plan.observed
     if plan.choice.capture == capture_plan.STAGED:
         _copy_while_serving(session, request, plan, ledger)
+        plan = _plan_again(session, request, plan, ledger)
+    observed = plan.observed
     _flush_while_serving(session, request, plan, ledger)
     ledger.begin("quiesce")
     # Armed before the first thread is stopped: a replica that stands still is as bad as one that is down.
@@ -367,6 +395,19 @@ def _undo(ledger: Ledger, request: StopRequest, error: BaseException) -> Replica
     found, expected = (known.found, known.expected) if known else (None, None)
     facts = known.facts if known else {}
     next_command = known.next_command if known else None
+    if not ledger.server_touched:
+        with contextlib.suppress(ReplicaBackupError, OSError):
+            cleanup.remove(ledger)
+            ledger.close(f"given up before the server was touched: {error or type(error).__name__}")
+        return ReplicaBackupError(
+            message,
+            found=found,
+            expected=expected,
+            server_state="not touched by this run",
+            next_command=next_command or "mend what is named above, then start the backup again",
+            server_restored=True,
+            **facts,
+        )
     limits = BringBackLimits(stop=request.shutdown_timeout, start=request.start_timeout)
     try:
         ledger.begin("start", must=False)

@@ -143,8 +143,8 @@ class StopPlan:
         }
 
 
-def make_plan(session: Session, request: StopRequest) -> StopPlan:
-    """Facts to plan, read-only. Raises RefusedError when a guard says no."""
+def make_plan(session: Session, request: StopRequest, *, copied: bool = False) -> StopPlan:
+    """Facts to plan, read-only. Raises RefusedError when a guard says no. ``copied``: the copy has its room already."""
     check_form(request.archive)
     _exposed.refuse(request.state_dir, "replica_backup_state_dir")
     _exposed.refuse(request.paths.root, "replica_backup_spool_dir", itself=True)
@@ -177,7 +177,7 @@ def make_plan(session: Session, request: StopRequest) -> StopPlan:
         spool_dir=request.paths.root,
         missing_tools=missing_tools,
         fetched_again=fetched_again,
-        clone_bytes=choice.extra_bytes,
+        clone_bytes=0 if copied else choice.extra_bytes,
         reserve_bytes=choice.reserve_bytes,
         prediction=prediction,
         downtime_budget=request.downtime_budget,
