@@ -53,11 +53,12 @@ def disk(base: Path, mib: int, kind: str = "xfs") -> Iterator[Path]:
 @contextlib.contextmanager
 def scratch_directory(name: str, parent: Path | None = None) -> Iterator[Path]:
     """A directory for one run, which ``make clean`` finds when the run is killed."""
-    base = scratch.create((parent or scratch.CHECKOUT / ".test" / "lab") / f"{name}-{os.getpid()}")
+    wanted = (parent or scratch.CHECKOUT / ".test" / "lab") / f"{name}-{os.getpid()}"
     try:
-        yield base
+        yield scratch.create(wanted)
     finally:
-        scratch.remove(base)
+        # It may be a link to where the servers can reach it.
+        scratch.remove(wanted)
 
 
 @contextlib.contextmanager
