@@ -207,7 +207,6 @@ def test_serial_that_is_none(fleet: Fleet, serial: object) -> None:
         ({"fetch": "s3:bucket"}, "value of replica_backup_fetch must be one of: controller, none"),
         ({"capture": "hot"}, "value of replica_backup_capture must be one of: auto, cold, snapshot, staged, copy"),
         ({"capture": "staged", "restart_after": "fetch"}, "which starts it before"),
-        ({"shards": "99"}, "replica_backup_shards=99"),
         ({"max_lag": "soon"}, "replica_backup_max_lag"),
         ({"id": "yesterday"}, "The backup id is not usable"),
         ({"format": "zip", "compression": "lz4"}, 'replica_backup_format is "zip", which has a compression of its own'),
