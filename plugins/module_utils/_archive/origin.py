@@ -173,4 +173,14 @@ def of(request: Request) -> Origin:
             next_command=recover_command(paths.host),
             rule="clone",
         )
+    if not ledger.server_is_back:
+        # What is noted from here on says that it serves: nobody would start it.
+        raise RefusedError(
+            "The clone stands, and its server has not been started yet",
+            found=f"step {ledger.step}",
+            expected="a server that serves while its clone is archived",
+            server_state="stopped by this run",
+            next_command="start the server with mysql_replica_start, then archive the clone",
+            rule="clone",
+        )
     return Clone(request, ledger)

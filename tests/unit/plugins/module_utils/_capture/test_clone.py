@@ -250,6 +250,13 @@ def test_a_list_that_was_cut_is_no_backup(copied: Site, keep: int) -> None:
     assert not os.path.exists(copied.paths.head)
 
 
+def test_a_clone_is_not_archived_before_its_server_is_back(copied: Site) -> None:
+    window.take(copied.request())
+    with pytest.raises(RefusedError, match="has not been started yet"):
+        job.capture(copied.request())
+    assert copied.ledger().server_is_down
+
+
 def test_a_clone_of_an_earlier_boot_is_no_backup(copied: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     window.take(copied.request())
     served(copied)
