@@ -28,7 +28,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._filelist
     Checked,
     Summary,
     incomplete,
-    read_list,
+    read_plan,
     summarize,
     walk,
     write_list,
@@ -388,8 +388,7 @@ def refresh(session: Session, paths: SetPaths) -> Summary:
     Replicated statements may have created, moved or dropped tables since the discovery; from here on they cannot. What
     this list requires must be on disk after the stop. Errors as for ``discover``.
     """
-    earlier, entries = read_list(paths.discovered)
-    t.cast("t.Generator[t.Any, None, None]", entries).close()
+    earlier = read_plan(paths.discovered)
     return _take(
         lambda: read_facts(session), paths, include_binlogs=earlier.include_binlogs, write=True, refreshed=True
     )[1]

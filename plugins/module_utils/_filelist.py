@@ -417,6 +417,13 @@ def read_list(path: str) -> tuple[Discovery, t.Iterator[Entry]]:
     return discovery, _entries(path, handle)
 
 
+def read_plan(path: str) -> Discovery:
+    """The plan of a list alone. Errors as for ``read_list``."""
+    discovery, entries = read_list(path)
+    t.cast("t.Generator[Entry, None, None]", entries).close()
+    return discovery
+
+
 def _entries(path: str, handle: t.BinaryIO) -> t.Iterator[Entry]:
     count = 0
     with handle:

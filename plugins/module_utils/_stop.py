@@ -204,10 +204,8 @@ def _copy_while_serving(session: Session, request: StopRequest, plan: StopPlan, 
     ledger.begin("precopy")
     if not os.path.exists(request.paths.discovered):
         _discovery.discover(session, discovery_request(request, check_mode=False))
-    discovery, listed = _filelist.read_list(request.paths.discovered)
-    t.cast("t.Generator[t.Any, None, None]", listed).close()
     copied = staged.precopy(
-        discovery,
+        _filelist.read_plan(request.paths.discovered),
         stores.in_spool(request.paths),
         staged.Live.of(session, plan.observed.process),
         rate=request.bytes_per_second,

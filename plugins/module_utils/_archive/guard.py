@@ -79,8 +79,7 @@ class Guard:
 
     def discovery(self) -> Discovery:
         """What was discovered before the stop, with what is known since then to be required."""
-        discovery, listed = _filelist.read_list(self._request.paths.discovered)
-        listed.close()  # type: ignore[attr-defined]
+        discovery = _filelist.read_plan(self._request.paths.discovered)
         required = (*discovery.required, *self.ledger.data.get("required_files", ()))
         return replace(discovery, required=tuple(dict.fromkeys(required)))
 

@@ -115,9 +115,7 @@ class Clone:
         self._snapshots = cleanup.snapshots(ledger)
         self._room = room.watch(ledger)
         self.watch = Watch(self.check, pace=throttle.Pace(request.bytes_per_second).spend)
-        discovery, listed = _filelist.read_list(request.paths.discovered)
-        listed.close()  # type: ignore[attr-defined]
-        self.discovery = discovery
+        self.discovery = _filelist.read_plan(request.paths.discovered)
 
     def open(self) -> t.ContextManager[Readable]:
         for snapshot in self._snapshots:
