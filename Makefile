@@ -16,6 +16,7 @@ COLLECTION := .ansible/collections/ansible_collections/mysql_ops/replica_backup
 RESULTS := .test/results
 PYTEST := python -m pytest
 CHECK := tests/lab/check.sh
+LANE := tests/lab/lane.sh
 LAB := PYTHONPATH=$(CURDIR)/.ansible/collections python -m ansible_collections.mysql_ops.replica_backup.tests.lab
 
 SCENARIOS := default mysql97 mysql56 mariadb_multisource scattered_files faults
@@ -45,14 +46,12 @@ demo: setup ## A source and two replicas on this machine, backed up one after th
 test: setup-tests ## Everything below, and a count at the end
 	@$(LAB).cleanup leftovers
 	@rm -rf $(RESULTS)
-	@mkdir -p $(RESULTS); status=0; \
-	$(MAKE) --no-print-directory --keep-going $(SECOND) >$(RESULTS)/second.log 2>&1 & second=$$!; \
-	$(MAKE) --no-print-directory --keep-going $(THIRD) >$(RESULTS)/third.log 2>&1 & third=$$!; \
-	for stage in $(STAGES); do \
-	    printf '\n===== %s\n' "$$stage"; $(MAKE) --no-print-directory "$$stage" || status=1; \
-	done; \
-	printf '\n===== %s\n' "$(THIRD)"; wait "$$third" || status=1; cat $(RESULTS)/third.log; \
-	printf '\n===== %s\n' "$(SECOND)"; wait "$$second" || status=1; cat $(RESULTS)/second.log; \
+	@mkdir -p $(RESULTS); status=0; export MAKE="$(MAKE)"; \
+	$(LANE) $(SECOND) >$(RESULTS)/second.log 2>&1 & second=$$!; \
+	$(LANE) $(THIRD) >$(RESULTS)/third.log 2>&1 & third=$$!; \
+	$(LANE) $(STAGES) || status=1; \
+	wait "$$third" || status=1; cat $(RESULTS)/third.log; \
+	wait "$$second" || status=1; cat $(RESULTS)/second.log; \
 	printf '\n'; $(LAB).results $(RESULTS) || status=1; exit $$status
 
 lint: setup-tests ## ansible-lint (production), ruff, mypy, yamllint, changelog

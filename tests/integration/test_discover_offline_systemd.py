@@ -21,8 +21,9 @@ pytestmark = pytest.mark.skipif(
 DISCOVER = """
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login, connect
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._discovery import (
-    Request, discover, discover_offline, read_list,
+    Request, discover, discover_offline,
 )
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._filelist import read_list
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._installed import Hints
 
 login = Login(user="root", unix_socket="/run/mysqld/second.sock", config_file=None)

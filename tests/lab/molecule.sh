@@ -32,8 +32,9 @@ if [ "$command" = test ]; then
     rm -rf "$LAB_SCRATCH"
     rm -f "$LAB_RESULTS/molecule-$scenario.xml"
     mkdir -p "$LAB_SCRATCH"
-    status=0
+    status=0 started=$(date +%s)
     molecule test -s "$scenario" "$@" </dev/null || status=$?
+    printf '===== molecule %s took %s s\n' "$scenario" $(($(date +%s) - started))
     if [ "$status" -ne 0 ] && [ ! -e "$LAB_RESULTS/molecule-$scenario.xml" ]; then
         # It did not get as far as its tests; without this the count would not show that.
         printf '<testsuite name="molecule" tests="1" failures="1"><testcase classname="molecule" name="%s"><failure message="ended before verify"/></testcase></testsuite>\n' \
