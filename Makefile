@@ -16,20 +16,17 @@ COLLECTION := .ansible/collections/ansible_collections/mysql_ops/replica_backup
 RESULTS := .test/results
 PYTEST := python -m pytest
 CHECK := tests/lab/check.sh
-LANE := tests/lab/lane.sh
 LAB := PYTHONPATH=$(CURDIR)/.ansible/collections python -m ansible_collections.mysql_ops.replica_backup.tests.lab
 
 SCENARIOS := default mysql97 mysql56 mariadb_multisource scattered_files faults
-# Three lanes side by side: much of the time of each is waiting.
-STAGES := lint sanity unit integration
-SECOND := molecule
-THIRD := restore faults
+# The longest first: they run three at a time.
+STAGES := molecule integration restore unit faults sanity lint
 
 # GiB of data, and how often each is measured.
 SIZES := 0.6 2.5 10
 ROUNDS := 3
 
-.PHONY: help setup setup-tests demo test $(STAGES) $(SECOND) $(THIRD) soak bench bench-quick image clean
+.PHONY: help setup setup-tests demo test $(STAGES) soak bench bench-quick image clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,12 +43,7 @@ demo: setup ## A source and two replicas on this machine, backed up one after th
 test: setup-tests ## Everything below, and a count at the end
 	@$(LAB).cleanup leftovers
 	@rm -rf $(RESULTS)
-	@mkdir -p $(RESULTS); status=0; export MAKE="$(MAKE)"; \
-	$(LANE) $(SECOND) >$(RESULTS)/second.log 2>&1 & second=$$!; \
-	$(LANE) $(THIRD) >$(RESULTS)/third.log 2>&1 & third=$$!; \
-	$(LANE) $(STAGES) || status=1; \
-	wait "$$third" || status=1; cat $(RESULTS)/third.log; \
-	wait "$$second" || status=1; cat $(RESULTS)/second.log; \
+	@status=0; tests/lab/stages.sh $(RESULTS) $(STAGES) || status=1; \
 	printf '\n'; $(LAB).results $(RESULTS) || status=1; exit $$status
 
 lint: setup-tests ## ansible-lint (production), ruff, mypy, yamllint, changelog

@@ -280,6 +280,7 @@ def case(topology: Topology, tmp_path: Path, faults: Faults) -> Iterator[Case]:
             server.start()
 
 
+@pytest.mark.parametrize("topology", ["mariadb"], indirect=True)
 def test_a_controller_that_never_returns(case: Case) -> None:
     """Between the stop and the archive nobody is at work: the server is back after the lease, not after the budget."""
     case.window.stop(**QUICK, downtime_budget=3000)
@@ -298,6 +299,7 @@ def test_a_controller_that_never_returns(case: Case) -> None:
     case.settle("controller gone between stop and archive")
 
 
+@pytest.mark.parametrize("topology", ["mariadb"], indirect=True)
 def test_a_slow_shutdown_and_a_long_archive_are_left_alone(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both take many times the lease; the module that is at work holds the lock."""
     pid = case.window.server.pids()[0]

@@ -693,6 +693,7 @@ def test_the_dead_man_brings_the_server_back(place: Place) -> None:
     assert not Path(place.paths.directory).exists()
 
 
+@one_family
 def test_the_dead_man_puts_stopped_threads_back_as_they_were(place: Place) -> None:
     place.replica.query("STOP SLAVE SQL_THREAD")
     _stop.stop(place.stop_request(policy=Policy(allow_stopped_channels=True)))
@@ -743,6 +744,7 @@ def test_a_dead_man_that_cannot_run_stops_the_stop(place: Place, monkeypatch: py
     assert states(place.replica) == ("Yes", "Yes")
 
 
+@one_family
 def test_a_server_that_does_not_start_is_reported_and_tried_again(place: Place) -> None:
     _stop.stop(place.stop_request())
     config = place.replica.config.read_text(encoding="utf-8")
@@ -772,6 +774,7 @@ def test_a_login_that_no_longer_works_does_not_keep_the_server_down(place: Place
     _start.start(place.start_request(close=True))
 
 
+@one_family
 def test_a_read_only_switch_that_cannot_be_put_back_does_not_keep_the_threads_stopped(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -838,6 +841,7 @@ def test_a_server_that_was_never_asked_to_stop_counts_as_running(place: Place, m
     ledger.close("test")
 
 
+@one_family
 def test_a_catch_up_that_fails_leaves_the_server_up(place: Place) -> None:
     _stop.stop(place.stop_request())
     place.topology.source.stop()
