@@ -77,18 +77,46 @@ def test_threads_have_no_alarm() -> None:
 
 
 class Job(DetachedAction):
-    """A job that has ended with ``answer``; its host does not let go of what tidies up after it."""
+    """A job that has ended with ``answer`` after its file of results held each of ``files``.
 
-    def __init__(self, answer: dict[str, t.Any], cleanup: t.Callable[[], None]) -> None:
+    Its host does not let go of what tidies up after it.
+    """
+
+    def __init__(self, answer: dict[str, t.Any], cleanup: t.Callable[[], None], files: tuple[str, ...] = ("",)) -> None:
+        self._files = list(files)
+        self.asked = 0
         self._task = types.SimpleNamespace(poll=0.0, action="mysql_ops.replica_backup.replica_archive")
         self._vars = {"inventory_hostname": "db2"}
         self._answer = answer
         self._cleanup = cleanup
 
-    def _status(self, job: str, mode: str) -> dict[str, t.Any]:
-        if mode == "cleanup":
-            self._cleanup()
+    def _status(self, job: str) -> dict[str, t.Any]:
+        self.asked += 1
         return self._answer
+
+    def _low_level_execute_command(self, cmd: str, **_options: t.Any) -> dict[str, t.Any]:
+        if cmd == "cat '/root/.a b/j1.2'":
+            return {"stdout": self._files.pop(0)}
+        assert cmd == "rm -f '/root/.a b/j1.2'"
+        self._cleanup()
+        return {}
+
+
+FILE = "/root/.a b/j1.2"
+UNDER_WAY = '{"started": 1, "finished": 0, "ansible_job_id": "j1.2"}'
+
+
+@pytest.mark.parametrize("last", ['{"changed": true, "started": "2026-01-01"}', '["odd"]', '{"cut', ""])
+def test_the_module_is_asked_only_when_the_file_no_longer_says_that_the_job_is_under_way(last: str) -> None:
+    answer = {"finished": 1, "changed": True}
+    job = Job(answer, lambda: None, (UNDER_WAY, UNDER_WAY.replace("0", "false"), last))
+    assert job._wait("j1.2", FILE, 1e12) == answer
+    assert job.asked == 1
+
+
+def test_without_a_file_the_module_is_asked() -> None:
+    answer = {"finished": 1, "changed": True}
+    assert Job(answer, lambda: None, ())._wait("j1.2", "", 1e12) == answer
 
 
 WRAPPER = "Traceback (most recent call last):\n  ...\nValueError: No start of json char found\n"
@@ -103,7 +131,7 @@ WRAPPER = "Traceback (most recent call last):\n  ...\nValueError: No start of js
 )
 def test_a_module_that_was_killed_is_told_without_the_traceback_of_ansible(stderr: str, found: str) -> None:
     answer = {"finished": 1, "failed": True, "cmd": "x", "data": "", "stderr": stderr, "msg": WRAPPER}
-    result = Job(answer, lambda: None)._wait("j1.2", 1e12)
+    result = Job(answer, lambda: None)._wait("j1.2", FILE, 1e12)
     assert result["failed"]
     assert found in result["msg"]
     assert "Next: ansible-playbook mysql_ops.replica_backup.recover --limit db2" in result["msg"]
@@ -117,4 +145,4 @@ def test_tidying_up_neither_fails_nor_hangs_a_task(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(_detached, "_LOOK_SECONDS", 0.2)
     for cleanup in (fail, signal.pause):
         answer = {"finished": 1, "changed": True}
-        assert Job(answer, cleanup)._wait("j1.2", 1e12) == answer
+        assert Job(answer, cleanup)._wait("j1.2", FILE, 1e12) == answer
