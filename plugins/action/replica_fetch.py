@@ -125,14 +125,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
             stack.callback(_landing.remove_if_empty, near.directory)
             stack.enter_context(_landing.held(near.directory))
             # Nothing stays readable for the login user. When the connection is lost the next call does it.
+            self._arrived = False
             stack.callback(self._release)
             method, size = self._bring(landing)
             times = {"fetch": {"start": started_at, "end": utc(), "seconds": round(time.monotonic() - started, 3)}}
             publish = self._args["publish"] and not complete
             if publish:
                 self._publish(landing, times)
-        if self._args["publish"]:
-            self._clear_spool()
+            self._arrived = bool(self._args["publish"])
         changed = publish or landing.moved > 0
         return self._outcome(near, size, landing.moved, started, method, changed=changed, published=publish or complete)
 
@@ -197,10 +197,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         arguments = {key: value for key, value in common.items() if value is not None}
         return self._module("replica_fetch", {**arguments, "request": {"ask": ask, **request}})
 
-    def _archive(self, state: str, **more: t.Any) -> dict[str, t.Any]:
-        common = {key: self._args[key] for key in ("spool_dir", "state_dir", "host", "backup_id")}
-        return self._module("replica_archive", {**common, "state": state, **more})
-
     def _login_uid(self) -> int:
         answer = self._low_level_execute_command("id -u", sudoable=False)
         try:
@@ -212,17 +208,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
                 expected="a number from 'id -u'",
             ) from None
 
-    def _clear_spool(self) -> None:
-        try:
-            self._archive("absent")
-        except _FarEndError as error:
-            self._display.warning(f"The set is complete here, but the spool was not cleared: {error}")
-
     # -- the transfer --------------------------------------------------------------------------------------------
 
     def _release(self) -> None:
-        with contextlib.suppress(AnsibleError, _FarEndError):
-            self._ask("release")
+        try:
+            self._ask("release", clear=self._arrived)
+        except (AnsibleError, _FarEndError) as error:
+            if self._arrived:
+                self._display.warning(f"The set is complete here, but the spool was not cleared: {error}")
 
     def _bring(self, landing: _landing.Landing) -> tuple[str, int]:
         """Every file of the set but the manifest; returns the method and the size in bytes."""
@@ -248,8 +241,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
         self._display.warning(f"replica_fetch: method {method} failed ({error}); trying a slower one")
         return self._offer(method)
 
-    def _offer(self, worse_than: str) -> dict[str, t.Any]:
-        offered = self._ask("offer", login_uid=self._uid, worse_than=worse_than)
+    def _offer(self, worse_than: str, **request: t.Any) -> dict[str, t.Any]:
+        offered = self._ask("offer", login_uid=self._uid, worse_than=worse_than, **request)
         if not offered["there"]:
             raise self._nothing_there()
         made = offered["offer"]
@@ -336,8 +329,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # ansible-core ships no t
     # -- the end -------------------------------------------------------------------------------------------------
 
     def _publish(self, landing: _landing.Landing, times: dict[str, t.Any]) -> None:
-        self._archive("published", times=times)
-        offered = self._offer("")
+        offered = self._offer("", publish=times)
         name, size, digest = offered["manifest"]
         manifest = Item(name, size, digest)
         landing.prepare(size)

@@ -170,9 +170,11 @@ def _refuse_other_server(ledger: Ledger | None, request: StartRequest) -> None:
 def _would(request: StartRequest) -> dict[str, t.Any]:
     ledger = _ledger.load(request.state_dir)
     _refuse_other_server(ledger, request)
-    kept = _waiting(request, check=True) if request.recover else {}
     if ledger is None:
-        return {"changed": False, "explanation": ["No run is open: nothing would be done."], **kept}
+        if request.recover:
+            return _nothing_open(request, check=True)
+        return {"changed": False, "explanation": ["No run is open: nothing would be done."]}
+    kept = _waiting(request, check=True) if request.recover else {}
     verb = "closed" if request.close else "finished" if request.recover else "continued with the start"
     foretold = leftover.foretell(ledger) if request.recover else []
     words = [*_story(ledger), *(_alive(ledger, request) or [*foretold, f"The run would be {verb}."])]
@@ -200,7 +202,7 @@ def _alive(ledger: Ledger, request: StartRequest) -> list[str]:
     ]
 
 
-def _nothing_open(request: StartRequest) -> dict[str, t.Any]:
+def _nothing_open(request: StartRequest, *, check: bool = False) -> dict[str, t.Any]:
     """No ledger: nothing of ours to start. A server that is down for other reasons is reported, not touched."""
     last = _ledger.load_last(request.state_dir)
     words = ["No unfinished run."]
@@ -213,7 +215,7 @@ def _nothing_open(request: StartRequest) -> dict[str, t.Any]:
     if request.close:
         return result
     if request.recover:
-        result |= _waiting(request)
+        result |= _waiting(request, check=check)
     answers = _connection.server_answers(request.login)
     if not answers and not request.recover:
         raise ReplicaBackupError(

@@ -146,6 +146,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _handoff, _ledger
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import BACKUP_ID_PATTERN, SetPaths
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._module import run
@@ -168,17 +169,28 @@ def answer(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         with _ledger.locked(state_dir, "replica_fetch"):
             released = _handoff.release(state_dir)
             _arrived(state_dir)
-            return {"changed": released, "backup_ids": _backup_ids(params)}
-    paths = SetPaths(params["spool_dir"], params["host"], params["backup_id"])
+        if request.get("clear"):
+            released = job.remove(_request(params)).changed or released
+        return {"changed": released, "backup_ids": _backup_ids(params)}
+    paths = _request(params).paths
     if asked == "ready":
         return {**_ready(paths), "backup_ids": _backup_ids(params)}
     if asked == "offer":
+        if request.get("publish"):
+            archive = _request(params, request["publish"])
+            job.stand_back_for_the_server(archive)
+            job.publish(archive)
         return _offer(paths, state_dir, request)
     ranges = [_handoff.Range(_handoff.unquote(name), offset, length) for name, offset, length in request["ranges"]]
     data = _handoff.read_ranges(paths, state_dir, ranges)
     if asked == "piece":
         return {"changed": False, "path": _handoff.write_piece(state_dir, request["login_uid"], data)}
     return {"changed": False, "content": _handoff.encode_chunk(data)}
+
+
+def _request(params: t.Mapping[str, t.Any], times: t.Mapping[str, t.Any] | None = None) -> job.Request:
+    paths = SetPaths(params["spool_dir"], params["host"], params["backup_id"])
+    return job.Request(paths=paths, state_dir=params["state_dir"], times=times or {})
 
 
 def _backup_ids(params: t.Mapping[str, t.Any]) -> list[str]:
