@@ -353,6 +353,9 @@ def _put_back(session: Session, ledger: Ledger) -> tuple[list[str], list[str]]:
             ledger.save()
     started = _replication.resume(session, dialect, wanted_by_channel)
     actions += [f"started the {item}" for item in started]
+    done, failed = _run_time.put_back_after_threads(session, dialect, before)
+    actions += done
+    odd += failed
     missing, extra = _replication.differing_threads(session, dialect, wanted_by_channel)
     if missing:
         raise ReplicaBackupError("The replication threads are not as before", found="; ".join(missing))

@@ -462,6 +462,16 @@ class Dialect:
         return word.startswith(("replica_", "rpl_")) or word in _REPLICATION_SETTINGS
 
     @property
+    def semi_sync_replica_switch(self) -> tuple[str, ...]:
+        """Variables, lower case, by which a replica's receivers ask for semi-sync; the first present counts."""
+        return ("rpl_semi_sync_replica_enabled", "rpl_semi_sync_slave_enabled")
+
+    @property
+    def semi_sync_replica_status(self) -> tuple[str, ...]:
+        """Status variables, lower case: whether a receiver uses semi-sync."""
+        return ("rpl_semi_sync_replica_status", "rpl_semi_sync_slave_status")
+
+    @property
     def channel_settings(self) -> dict[str, str]:
         """Column of the status row (neutral) to variable, for what MariaDB keeps in memory for each connection."""
         if not self._mariadb:

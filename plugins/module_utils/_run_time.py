@@ -51,7 +51,7 @@ class RunTime:
     ``variables``: global ones by name. ``channels``: by channel name, the settings that each has for itself, by neutral
     name. ``global_filters``: what later channels begin with (None: none, or not to be seen). ``changed``: those of
     ``variables`` that were set at run time; None when the server cannot say (MySQL 5.6 and 5.7). ``filters_changed``:
-    likewise for any filter.
+    likewise for any filter. ``after_threads``: those of ``variables`` that are put back when the threads run.
     """
 
     variables: t.Mapping[str, str] = field(default_factory=dict)
@@ -59,6 +59,7 @@ class RunTime:
     global_filters: t.Mapping[str, str] | None = None
     changed: tuple[str, ...] | None = None
     filters_changed: bool | None = None
+    after_threads: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, t.Any]:
         return {
@@ -67,12 +68,14 @@ class RunTime:
             "global_filters": None if self.global_filters is None else dict(self.global_filters),
             "changed": None if self.changed is None else list(self.changed),
             "filters_changed": self.filters_changed,
+            "after_threads": list(self.after_threads),
         }
 
     @classmethod
     def from_dict(cls, data: t.Mapping[str, t.Any]) -> RunTime:
         changed = data["changed"]
-        return cls(**{**data, "changed": None if changed is None else tuple(changed)})
+        late = tuple(data.get("after_threads", ()))
+        return cls(**{**data, "changed": None if changed is None else tuple(changed), "after_threads": late})
 
     @property
     def starts_quietly(self) -> bool:
@@ -128,14 +131,39 @@ def capture(
         if dialect.is_replication_setting(name) and neutral(name) not in seen:
             seen.add(neutral(name))
             settings[name] = variables[name]
+    channels = tuple(channels)
     changed = _changed(session, dialect, settings)
     return RunTime(
         variables=settings,
         channels={channel.name: _of_channel(dialect, channel) for channel in channels},
+        after_threads=_unused_semi_sync(session, dialect, settings if changed is None else changed, settings, channels),
         global_filters=_global_filters(session, dialect),
         changed=changed and tuple(name for name in changed if (neutral(name), settings[name]) != (_SKIP_COUNTER, "0")),
         filters_changed=_filters_changed(session, dialect),
     )
+
+
+def _unused_semi_sync(
+    session: Session,
+    dialect: Dialect,
+    changed: t.Container[str],
+    settings: t.Mapping[str, str],
+    channels: t.Collection[Channel],
+) -> tuple[str, ...]:
+    """The semi-sync switch of a replica whose receivers run without it: it was turned on after their start.
+
+    The server has one mark for all channels whether packets carry a semi-sync header. A receiver that starts with the
+    switch on sets it, and takes it back when its source knows no semi-sync; others that read meanwhile end with error
+    13117 (semisync_replica.cc, slaveStart and slaveReadSyncHeader; MySQL bug 102994, MDEV-3793; seen on 9.7).
+    """
+    if len(channels) < 2 or not any(channel.io_started for channel in channels):
+        return ()
+    name = next((name for name in dialect.semi_sync_replica_switch if settings.get(name) == "ON"), "")
+    if not name or name not in changed:
+        return ()
+    status = session.status()
+    in_use = any(status.get(item) == "ON" for item in dialect.semi_sync_replica_status)
+    return () if in_use else (name,)
 
 
 def _of_channel(dialect: Dialect, channel: Channel) -> dict[str, str]:
@@ -234,7 +262,7 @@ class _Change:
 def put_back(session: Session, dialect: Dialect, before: RunTime) -> tuple[list[str], list[str]]:
     """Bring the settings back to ``before``: (what was done, warnings). Threads that run are stopped for it.
 
-    The caller starts the threads afterwards.
+    The caller starts the threads afterwards, and then calls ``put_back_after_threads``.
 
     Raises ReplicaBackupError when what decides which transactions are applied (a filter, gtid_mode) cannot be put
     back: no thread may run with another one.
@@ -277,6 +305,24 @@ def put_back(session: Session, dialect: Dialect, before: RunTime) -> tuple[list[
     return done, warnings + list(failed.values())
 
 
+def put_back_after_threads(session: Session, dialect: Dialect, before: RunTime) -> tuple[list[str], list[str]]:
+    """Set what must not be set before the threads run: (what was done, warnings)."""
+    done, warnings = [], []
+    now = session.variables() if before.after_threads else {}
+    for name in before.after_threads:
+        wanted = before.variables[name]
+        if now.get(name, wanted) == wanted:
+            continue
+        try:
+            for statement in dialect.set_variable(name, now[name], wanted):
+                session.execute(*statement)
+        except QueryError as error:
+            warnings.append(f"{name} = {wanted!r} could not be put back: {error.found}")
+        else:
+            done.append(f"put back {name} = {wanted!r}")
+    return done, warnings
+
+
 def _stop_threads(
     session: Session, dialect: Dialect, channels: t.Iterable[Channel], changes: t.Collection[_Change]
 ) -> list[str]:
@@ -307,6 +353,8 @@ def _changes(dialect: Dialect, before: RunTime, now: RunTime) -> list[_Change]:
     # Consistency is demanded before GTIDs, and given up after them.
     order = sorted(names, reverse=before.variables.get("gtid_mode", "OFF").startswith("OFF"))
     for name in order:
+        if name in before.after_threads:
+            continue
         if name in now.variables and now.variables[name] != before.variables[name]:
             wanted = before.variables[name]
             statements = dialect.set_variable(name, now.variables[name], wanted)

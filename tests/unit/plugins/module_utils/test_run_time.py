@@ -45,6 +45,7 @@ class Server:
         self.changed: list[str] = []
         self.changed_filters = False
         self.global_filters: dict[str, str] | None = {}
+        self.semi_sync_status = "OFF"
         row = ROWS[FAMILY[dialect]][state][0]
         key = "Connection_name" if dialect is MARIADB else "Channel_Name"
         self.rows = [{**row, **({} if dialect is MYSQL_56 else {key: name})} for name in channels or ("",)]
@@ -95,6 +96,9 @@ class Server:
 
     def variables(self) -> dict[str, str]:
         return self.settings
+
+    def status(self) -> dict[str, str]:
+        return {"rpl_semi_sync_replica_status": self.semi_sync_status}
 
 
 def capture(server: t.Any) -> RunTime:
@@ -352,3 +356,58 @@ def test_filters_of_a_server_that_cannot_say_whose_they_are_need_a_quiet_start()
     # That would not help: the next run would refuse just the same.
     assert "option file" not in str(caught.value.next_command)
     assert caught.value.server_state == "running, untouched"
+
+
+SEMI_SYNC = "rpl_semi_sync_replica_enabled"
+
+
+def with_semi_sync(*channels: str, status: str = "OFF", state: str = "running") -> Server:
+    server = Server(MYSQL_97, *channels, state=state)
+    server.settings = {SEMI_SYNC: "ON"}
+    server.changed = [SEMI_SYNC]
+    server.semi_sync_status = status
+    return server
+
+
+def test_semi_sync_that_no_receiver_uses_is_turned_on_after_the_receivers_run() -> None:
+    before = capture(with_semi_sync("", "two"))
+    after = Server(MYSQL_97, "", "two")
+    after.settings = {SEMI_SYNC: "OFF"}
+    before = RunTime.from_dict(json.loads(json.dumps(before.to_dict())))
+    assert put_back(after, before) == ([], [])
+    assert after.settings == {SEMI_SYNC: "OFF"}
+    done = [f"put back {SEMI_SYNC} = 'ON'"]
+    assert _run_time.put_back_after_threads(t.cast(t.Any, after), MYSQL_97, before) == (done, [])
+    assert after.settings == {SEMI_SYNC: "ON"}
+    assert _run_time.put_back_after_threads(t.cast(t.Any, after), MYSQL_97, before) == ([], [])
+
+
+def test_semi_sync_that_cannot_be_turned_on_afterwards_is_told() -> None:
+    before = capture(with_semi_sync("", "two"))
+    after = Server(MYSQL_97, "", "two", refuses=SEMI_SYNC)
+    after.settings = {SEMI_SYNC: "OFF"}
+    done, (warning,) = _run_time.put_back_after_threads(t.cast(t.Any, after), MYSQL_97, before)
+    assert done == []
+    assert f"{SEMI_SYNC} = 'ON' could not be put back" in warning
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        with_semi_sync("", "two", status="ON"),
+        # One receiver disturbs no other; without any, nothing is known of how it would run.
+        with_semi_sync(""),
+        with_semi_sync("", "two", state="stopped"),
+    ],
+    ids=["used", "one channel", "no receiver"],
+)
+def test_semi_sync_is_turned_on_before_the_receivers_run(server: Server) -> None:
+    before = capture(server)
+    server.settings = {SEMI_SYNC: "OFF"}
+    assert put_back(server, before)[0] == [f"put back {SEMI_SYNC} = 'ON'"]
+
+
+def test_semi_sync_of_an_option_file_is_left_to_the_start() -> None:
+    server = with_semi_sync("", "two")
+    server.changed = []
+    assert capture(server).after_threads == ()
