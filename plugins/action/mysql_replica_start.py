@@ -17,7 +17,9 @@ class ActionModule(DetachedAction):
 
     def _at_once(self) -> dict[str, t.Any] | None:
         """What a recovery answers where nothing is open, as nearly always: to detach a module takes seconds."""
-        if not boolean(self._task.args.get("recover", False), strict=False):
+        given = self._task.args
+        # To take over is to end a module that is at work, whether it has noted anything yet or not.
+        if not _is_set(given, "recover") or _is_set(given, "take_over"):
             return None
         asked, self._task.check_mode = self._task.check_mode, True
         try:
@@ -26,3 +28,7 @@ class ActionModule(DetachedAction):
             self._task.check_mode = asked
         # Whatever fails here fails once more, where it is waited for.
         return None if found.get("failed") or found.get("changed") else found
+
+
+def _is_set(given: t.Mapping[str, t.Any], name: str) -> bool:
+    return bool(boolean(given.get(name) or False, strict=False))

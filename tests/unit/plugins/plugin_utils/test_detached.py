@@ -12,6 +12,7 @@ import typing as t
 
 import pytest
 
+from ansible_collections.mysql_ops.replica_backup.plugins.action.mysql_replica_start import ActionModule
 from ansible_collections.mysql_ops.replica_backup.plugins.plugin_utils import _detached
 from ansible_collections.mysql_ops.replica_backup.plugins.plugin_utils._detached import (
     DetachedAction,
@@ -146,3 +147,45 @@ def test_tidying_up_neither_fails_nor_hangs_a_task(monkeypatch: pytest.MonkeyPat
     for cleanup in (fail, signal.pause):
         answer = {"finished": 1, "changed": True}
         assert Job(answer, cleanup)._wait("j1.2", FILE, 1e12) == answer
+
+
+class Recovery(ActionModule):
+    """A recovery that is asked for first in check mode, where it answers ``found``."""
+
+    def __init__(self, arguments: dict[str, t.Any], found: dict[str, t.Any]) -> None:
+        self._task = types.SimpleNamespace(args=arguments, async_val=60, check_mode=False)
+        self._connection = types.SimpleNamespace(_shell=types.SimpleNamespace(tmpdir=""))
+        self._vars = {}
+        self._found = found
+        self.seen: list[tuple[bool, int]] = []
+
+    def _execute_module(self, **_options: t.Any) -> dict[str, t.Any]:
+        self.seen.append((self._task.check_mode, self._task.async_val))
+        return self._found
+
+    def _remove_tmp_path(self, tmp_path: str, force: bool = False) -> None:
+        pass
+
+
+def test_a_recovery_of_nothing_is_answered_at_once() -> None:
+    found = {"changed": False, "explanation": ["No unfinished run."]}
+    recovery = Recovery({"recover": "true", "take_over": "no"}, found)
+    assert recovery._before() == found
+    assert recovery.seen == [(True, 0)]
+    assert (recovery._task.check_mode, recovery._task.async_val) == (False, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found", "asked"),
+    [
+        ({"recover": True}, {"changed": True}, 1),
+        ({"recover": True}, {"failed": True, "msg": "no login"}, 1),
+        ({"recover": True, "take_over": True}, {"changed": False}, 0),
+        ({"catch_up": True}, {"changed": False}, 0),
+    ],
+)
+def test_whatever_else_is_detached(arguments: dict[str, t.Any], found: dict[str, t.Any], asked: int) -> None:
+    recovery = Recovery(arguments, found)
+    assert recovery._before() is None
+    assert len(recovery.seen) == asked
+    assert (recovery._task.check_mode, recovery._task.async_val) == (False, 60)
