@@ -84,10 +84,15 @@ def _write(descriptor: int, data: bytes, position: int) -> None:
         view = view[done:]
 
 
-def save_headers(copied: int, headers: int, size: int, page: int) -> None:
-    """Note the header of every whole page of a copy in the file ``headers``. Raises OSError."""
-    for start in range(0, size // page, _BATCH):
-        stop = min(size // page, start + _BATCH)
+def save_headers(copied: int, headers: int, begin: int, end: int, page: int) -> None:
+    """Note in the file ``headers`` the header of every page of a copy that starts in its bytes ``begin`` to ``end``.
+
+    To be called while they are still in memory. A page that was a hole needs no note: a gap reads as zeros, as the page
+    does. Raises OSError.
+    """
+    first, last = -(-begin // page), (end - HEADER) // page + 1
+    for start in range(first, last, _BATCH):
+        stop = min(last, start + _BATCH)
         _write(headers, _heads(copied, start, stop, page), start * HEADER)
 
 
@@ -103,24 +108,28 @@ def will_need(descriptor: int, position: int) -> None:
     os.posix_fadvise(descriptor, position, _AHEAD, os.POSIX_FADV_WILLNEED)
 
 
-def compare(source: int, headers: int, size: int, page: int, lsn: int) -> t.Iterator[tuple[int, int, int]]:
+def compare(
+    source: int, headers: int, size: int, page: int, lsn: int, spend: t.Callable[[int], None]
+) -> t.Iterator[tuple[int, int, int]]:
     """Runs of bytes (start, end, TAKE or VERIFY) that may differ from the copy whose ``headers`` were noted.
 
     ``lsn`` is the checkpoint of the server from before the copy was begun. To be verified are pages that InnoDB has
-    not stamped. What is not named is the same. Raises OSError.
+    not stamped. What is not named is the same. ``spend`` is called with all the bytes of the file before they are
+    looked at, some at a time: of each the header is looked at, but the disk reads the whole. Raises OSError.
     """
     noted = os.fstat(headers).st_size // HEADER
-    run = (0, 0, KEEP)
     base = 0
     will_need(source, 0)
     for start in range(0, size // page, _BATCH):
         stop = min(size // page, start + _BATCH)
+        spend((stop - start) * page)
         will_need(source, stop * page)
         now = _heads(source, start, stop, page)
         then = os.pread(headers, (stop - start) * HEADER, start * HEADER)
         same = then == now
         if start == 0:
             base = _HEADS.unpack_from(now)[0]
+        run = (start, start, KEEP)
         for index, (number, stamp) in enumerate(_HEADS.iter_unpack(now)):
             place = start + index
             at = index * HEADER
@@ -139,9 +148,11 @@ def compare(source: int, headers: int, size: int, page: int, lsn: int) -> t.Iter
                 if run[2] != KEEP:
                     yield run[0] * page, place * page, run[2]
                 run = (place, place, verdict)
-    if run[2] != KEEP:
-        yield run[0] * page, size // page * page, run[2]
+        # No run goes on into the next batch: it is read while it is still in memory.
+        if run[2] != KEEP:
+            yield run[0] * page, stop * page, run[2]
     if size % page:
+        spend(size % page)
         yield size // page * page, size, TAKE
 
 
@@ -150,13 +161,14 @@ def patch(
 ) -> int:
     """Make the copy ``target`` what the open file is; returns the bytes that were written.
 
-    The noted headers are kept up to date. ``spend`` is called with the bytes that are about to be read. Raises OSError.
+    The noted headers are kept up to date. ``spend`` is called with the bytes that are about to be read, those of the
+    whole file in all; it may wait, or raise. Raises OSError.
     """
     written = 0
-    for start, end, verdict in compare(source, headers, size, page, lsn):
+    for start, end, verdict in compare(source, headers, size, page, lsn, spend):
         for position in range(start, end, _CHUNK):
             count = min(_CHUNK, end - position)
-            spend(count)
+            spend(0)
             data = _read(source, count, position)
             if verdict == VERIFY and os.pread(target, count, position) == data:
                 continue

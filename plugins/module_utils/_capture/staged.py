@@ -403,15 +403,7 @@ class _Round:
             closing.callback(os.close, target)
             try:
                 with self._telling(number):
-                    self._copy(descriptor, target, record.size)
-                    page = 0
-                    if self._has_pages(entry, seen):
-                        system = entry.role == "innodb_system"
-                        page = pages.physical_size(os.pread(target, 4096, 0), self.server.page_size, system=system)
-                    if page:
-                        headers = self.area.headers(number, create=True)
-                        closing.callback(os.close, headers)
-                        pages.save_headers(target, headers, record.size, page)
+                    page = self._copy(descriptor, target, number, entry, seen)
             except _Moved:
                 self.area.drop(number)
                 raise
@@ -420,14 +412,29 @@ class _Round:
         lsn = (self.lsn or 0) if page else 0
         return replace(record, number=number, page=page, page_size=self.server.page_size, lsn=lsn)
 
-    def _copy(self, source: int, target: int, size: int) -> None:
+    def _copy(self, source: int, target: int, number: int, entry: Entry, seen: Seen) -> int:
+        """Copy the data, and note the headers of InnoDB's pages; their size, 0 when none were noted."""
+        size = seen.size
+        page = headers = 0
+        if self._has_pages(entry, seen):
+            first = os.pread(source, 4096, 0)
+            page = pages.physical_size(first, self.server.page_size, system=entry.role == "innodb_system")
         extents = find_extents(source, size) if os.fstat(source).st_blocks * 512 < size else None
-        for offset, length in ((0, size),) if extents is None else extents:
-            for position in range(offset, offset + length, _STEP):
-                end = min(offset + length, position + _STEP)
-                self.spend(end - position)
-                clone.copy_range(source, target, position, end)
-        os.ftruncate(target, size)
+        with contextlib.ExitStack() as closing:
+            if page:
+                headers = self.area.headers(number, create=True)
+                closing.callback(os.close, headers)
+            for offset, length in ((0, size),) if extents is None else extents:
+                for position in range(offset, offset + length, _STEP):
+                    end = min(offset + length, position + _STEP)
+                    self.spend(end - position)
+                    clone.copy_range(source, target, position, end)
+                    if page:
+                        pages.save_headers(target, headers, position, end, page)
+            os.ftruncate(target, size)
+            if page:
+                os.ftruncate(headers, size // page * pages.HEADER)
+        return page
 
     def _let_go(self, record: _Record, source: int, target: int) -> None:
         """Have it on disk, where no flush of the server has to wait for it, and leave the page cache to the server.
@@ -640,8 +647,8 @@ def finish(
     """Make the copies in ``store`` those of the stopped server, and write the list of the clone.
 
     ``entries`` are the list, taken again from disk. Without a pre-copy everything is copied. Returns the number of
-    names and :class:`Figures` as a dictionary. ``tick`` is called with the bytes of each file. Raises
-    ReplicaBackupError.
+    names and :class:`Figures` as a dictionary. ``tick`` is called with all bytes of the files, some at a time, and may
+    raise. Raises ReplicaBackupError.
     """
     make_private_directory(store)
     path = os.path.join(store, INDEX)
@@ -655,8 +662,7 @@ def finish(
         last = _Last(source, area, figures)
         count = 0
         for entry, record in _begun_early(entries, index, source):
-            tick(entry.size if entry.link is None else 0)
-            listing.write_line(last.take(entry, record).to_line())
+            listing.write_line(last.take(entry, record, tick).to_line())
             count += 1
     return count, dict(vars(figures))
 
@@ -697,7 +703,8 @@ class _Last:
         self._figures = figures
         self._first: dict[tuple[int, int], tuple[str, str]] = {}
 
-    def take(self, entry: Entry, record: _Record | None) -> Cloned:
+    def take(self, entry: Entry, record: _Record | None, tick: t.Callable[[int], None]) -> Cloned:
+        tick(0)
         seen = self._source.stat(entry)
         if entry.type != FILE:
             if entry.type == SYMLINK:
@@ -707,23 +714,24 @@ class _Last:
         if data is None:
             if record is not None and record.unchanged(seen):
                 self._figures.reused += 1
+                tick(seen.size)
                 data = self._area.path, self._area.name(record.number)
             else:
-                data = self._area.path, self._renewed(entry, seen, record)
+                data = self._area.path, self._renewed(entry, seen, record, tick)
             if seen.links > 1:
                 self._first[seen.device, seen.inode] = data
         return Cloned(entry, seen, *data)
 
-    def _renewed(self, entry: Entry, seen: Seen, record: _Record | None) -> str:
+    def _renewed(self, entry: Entry, seen: Seen, record: _Record | None, tick: t.Callable[[int], None]) -> str:
         descriptor, opened = self._source.open(entry)
         try:
             seen.compare(self._source.absolute(entry), opened)
             if record is not None and not record.is_of(seen):
                 record = None
             try:
-                name = self._patched(descriptor, record, seen.size) if record is not None else None
+                name = self._patched(descriptor, record, seen.size, tick) if record is not None else None
                 if name is None:
-                    name = self._copied(descriptor, record, seen.size)
+                    name = self._copied(descriptor, record, seen.size, tick)
             except OSError as problem:
                 raise storage_error(problem, os.path.join(self._area.path, "clone"), 0) from problem
             seen.compare(self._source.absolute(entry), Seen.of(os.fstat(descriptor)))
@@ -731,7 +739,7 @@ class _Last:
         finally:
             os.close(descriptor)
 
-    def _patched(self, descriptor: int, record: _Record, size: int) -> str | None:
+    def _patched(self, descriptor: int, record: _Record, size: int, tick: t.Callable[[int], None]) -> str | None:
         if not record.page or _page_of(descriptor, record) != record.page:
             return None
         with contextlib.ExitStack() as closing:
@@ -739,12 +747,12 @@ class _Last:
             closing.callback(os.close, target)
             headers = self._area.headers(record.number)
             closing.callback(os.close, headers)
-            written = pages.patch(descriptor, target, headers, size, record.page, record.lsn, lambda _count: None)
+            written = pages.patch(descriptor, target, headers, size, record.page, record.lsn, tick)
         self._figures.patched += 1
         self._figures.bytes_patched += written
         return self._area.name(record.number)
 
-    def _copied(self, descriptor: int, record: _Record | None, size: int) -> str:
+    def _copied(self, descriptor: int, record: _Record | None, size: int, tick: t.Callable[[int], None]) -> str:
         if record is None:
             name, target = self._area.add()
         else:
@@ -752,7 +760,7 @@ class _Last:
         try:
             # Holes are left out of what is copied, so nothing may show through them.
             os.ftruncate(target, 0)
-            clone.copy(descriptor, target, size)
+            clone.copy(descriptor, target, size, tick)
         finally:
             os.close(target)
         self._figures.copied += 1

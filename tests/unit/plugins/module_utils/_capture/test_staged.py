@@ -47,13 +47,17 @@ def finish(discovery: Discovery, store: Path) -> dict[str, t.Any]:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     listing = clone.Listing(path)
+    ticked: list[int] = []
     with source_of(discovery) as source:
-        count, figures = staged.finish(_filelist.retake(discovery), source, str(store), listing, lambda _size: None)
+        count, figures = staged.finish(_filelist.retake(discovery), source, str(store), listing, ticked.append)
         listing.write_line(clone.end_of_list(count))
         listing.close()
         clone.compare_originals(path, source, lambda _size: None)
     root = discovery.datadir
     cloned = list(clone.read(path))
+    # Each byte once, whatever is done with it: the budget goes by them.
+    once = {(item.seen.device, item.seen.inode): item.size for item in cloned if item.type == "file"}
+    assert sum(ticked) == sum(once.values())
     assert len(cloned) == count
     assert [item.path for item in cloned] == [item.path for item in _filelist.walk(discovery)]
     with clone.CloneSource({"datadir": root}, [str(store)]) as copies:
@@ -214,9 +218,12 @@ def test_page_is_taken_unless_it_was_at_rest(tmp_path: Path, now: bytes, then: b
             return descriptor
 
         source, target, headers = opened(original), opened(copy), opened(tmp_path / "headers")
-        pages.save_headers(target, headers, copy.stat().st_size, PAGE)
+        pages.save_headers(target, headers, 0, copy.stat().st_size // PAGE * PAGE, PAGE)
         size = original.stat().st_size
-        done = pages.patch(source, target, headers, size, PAGE, 100, lambda _size: None)
+        spent: list[int] = []
+        done = pages.patch(source, target, headers, size, PAGE, 100, spent.append)
+        # Looking at a header is reading: a rate and a budget must hear of it, and no byte counts twice.
+        assert sum(spent) == size
         assert copy.read_bytes() == original.read_bytes()
         assert done == (1 + written) * PAGE + size % PAGE
         # What was noted is what a further round, and the window, compare with.
