@@ -105,33 +105,83 @@ def arm(ledger: Ledger, login: Login, seconds: float, *, look_every: float = LOO
     """Let the server of ``ledger`` be started in ``seconds`` from now unless ``disarm`` comes first.
 
     It is started before that when in two looks in a row, ``look_every`` seconds apart, no module holds the lock and the
-    ledger's lease is over. Raises ReplicaBackupError when that cannot be arranged; the server must then not be stopped.
+    ledger's lease is over. One that this run has armed before and that waits still gets the new time without a gap.
+    Raises ReplicaBackupError when that cannot be arranged; the server must then not be stopped.
     """
     state_dir = ledger.state_dir
+    earlier = armed(state_dir)
+    if earlier is not None and _waits(state_dir, earlier, ledger.run_id):
+        return _postpone(ledger, earlier, seconds)
     disarm(state_dir)
     clear_fired(state_dir)
     write_payload(os.path.join(state_dir, _PAYLOAD), "_deadman")
     _ledger.write_durably(os.path.join(state_dir, _RESERVE), " " * _RESERVE_BYTES)
     # The password goes to a file that only this user can read, and only for as long as the dead-man is armed.
     _ledger.write_durably(os.path.join(state_dir, _LOGIN), json.dumps(login.to_dict()))
-    token = uuid.uuid4().hex
-    record: dict[str, t.Any] = {
-        "token": token,
+    record = {"token": uuid.uuid4().hex, "look_every": look_every, **_until(ledger, seconds)}
+    _arm(state_dir, record, seconds)
+    return _public(record)
+
+
+def _until(ledger: Ledger, seconds: float) -> dict[str, t.Any]:
+    return {
         "deadline": _ledger.utc(time.time() + seconds),
         "deadline_mono": time.monotonic() + seconds,
         "boot_id": _ledger.boot_id(),
-        "look_every": look_every,
         "run": {name: ledger.data[name] for name in _NEEDED},
     }
-    _arm(state_dir, record, seconds)
+
+
+def _public(record: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     return {name: value for name, value in record.items() if name != "run"}
+
+
+def _waits(state_dir: str, record: t.Mapping[str, t.Any], run_id: str) -> bool:
+    """This run has armed it, and its watcher has not acted yet."""
+    if (record.get("run") or {}).get("run_id") != run_id or not record.get("pid") or fired(state_dir) is not None:
+        return False
+    process = _server.read_process(int(record["pid"]))
+    return process is not None and process.start_ticks == record.get("start_ticks")
+
+
+def _postpone(ledger: Ledger, earlier: t.Mapping[str, t.Any], seconds: float) -> dict[str, t.Any]:
+    """The watcher takes the new time from the record; the timer is another one, which runs before the old one goes."""
+    record = {**earlier, **_until(ledger, seconds)}
+    if record["kind"] == "systemd":
+        record["unit"] = f"{_unit_of(ledger.state_dir)}-{uuid.uuid4().hex[:8]}"
+        _start_timer(ledger.state_dir, record, seconds)
+    _write_armed(ledger.state_dir, record)
+    if record["kind"] == "systemd":
+        _stop_timer(earlier)
+    return _public(record)
+
+
+def _unit_of(state_dir: str) -> str:
+    return "mysql-replica-backup-deadman-" + hashlib.sha256(os.path.realpath(state_dir).encode()).hexdigest()[:12]
+
+
+def _command(state_dir: str) -> list[str]:
+    return [sys.executable, os.path.join(state_dir, _PAYLOAD)]
+
+
+_UNIT_OPTIONS = (
+    "--description=Start the database server that a backup stopped",
+    # A server that is started as a plain process must outlive the unit.
+    "--property=KillMode=process",
+)
+
+
+def _start_timer(state_dir: str, record: t.Mapping[str, t.Any], seconds: float) -> None:
+    when = [f"--on-active={max(1, int(seconds))}s", "--timer-property=AccuracySec=100ms"]
+    fire_it = [*_command(state_dir), "fire", state_dir, record["token"]]
+    _run([*systemd_run(), f"--unit={record['unit']}", *when, *_UNIT_OPTIONS, *fire_it])
 
 
 def _arm(state_dir: str, record: dict[str, t.Any], seconds: float) -> None:
     token = record["token"]
-    command = [sys.executable, os.path.join(state_dir, _PAYLOAD)]
+    command = _command(state_dir)
     if under_systemd():
-        unit = "mysql-replica-backup-deadman-" + hashlib.sha256(os.path.realpath(state_dir).encode()).hexdigest()[:12]
+        unit = _unit_of(state_dir)
         # A name of its own for each watcher: one that was called off may need a moment to end.
         record |= {"kind": "systemd", "unit": unit, "watcher": f"{unit}-{token[:8]}"}
         _write_armed(state_dir, record)
@@ -140,14 +190,8 @@ def _arm(state_dir: str, record: dict[str, t.Any], seconds: float) -> None:
         _systemctl("reset-failed", f"{unit}.service", check=False)
         # What the timer will run is tried in the service manager's environment first.
         _run([*systemd_run(), "--wait", "--pipe", *command, "probe", state_dir, token])
-        common = [
-            "--description=Start the database server that a backup stopped",
-            # A server that is started as a plain process must outlive the unit.
-            "--property=KillMode=process",
-        ]
-        timer = [f"--on-active={max(1, int(seconds))}s", "--timer-property=AccuracySec=100ms"]
-        _run([*systemd_run(), f"--unit={unit}", *timer, *common, *command, "fire", state_dir, token])
-        watch = [*systemd_run(), f"--unit={record['watcher']}", *common]
+        _start_timer(state_dir, record, seconds)
+        watch = [*systemd_run(), f"--unit={record['watcher']}", *_UNIT_OPTIONS]
         # A watcher that is killed comes again. Old releases of systemd cannot be told that of a transient service.
         again = ["--property=Restart=on-failure", "--property=RestartSec=1"]
         try:
@@ -274,7 +318,7 @@ def main(arguments: t.Sequence[str]) -> int:
     if PYMYSQL_ERROR is not None:
         sys.stderr.write(f"{sys.executable} has no PyMySQL\n")
         return 3
-    record = armed(state_dir)
+    record: t.Mapping[str, t.Any] | None = armed(state_dir)
     if record is None or record["token"] != token:
         return 0
     if action == "probe":
@@ -290,7 +334,7 @@ def main(arguments: t.Sequence[str]) -> int:
         found = look.wait()
         if found is None:
             return 0
-        reason = found
+        reason, record = found, look.record
     with _claim(state_dir):
         if _done(state_dir, token):
             return 0
@@ -302,20 +346,23 @@ class _Look:
 
     def __init__(self, state_dir: str, record: t.Mapping[str, t.Any]) -> None:
         self._state_dir = state_dir
-        self._record = record
+        self.record = record
         self._home = self._directory()
         self._last_sign = time.monotonic()
         self._last_sign_utc = _ledger.utc()
 
     def wait(self) -> str | None:
         """Until there is a reason to act, which is returned; None when the dead-man was called off."""
-        every = float(self._record.get("look_every", LOOK_EVERY))
+        every = float(self.record.get("look_every", LOOK_EVERY))
         quiet = 0
         while True:
             at_home = self._directory() == self._home
-            if at_home and _called_off(self._state_dir, self._record):
-                return None
-            left = float(self._record["deadline_mono"]) - time.monotonic()
+            if at_home:
+                now = _record_now(self._state_dir, self.record)
+                if now is None:
+                    return None
+                self.record = now
+            left = float(self.record["deadline_mono"]) - time.monotonic()
             if left <= 0:
                 return DEADLINE
             # Without the directory nothing is known of who is at work: then the deadline alone counts. One look is not
@@ -339,7 +386,7 @@ class _Look:
             ledger = _ledger.load(self._state_dir)
         except (ReplicaBackupError, OSError):
             ledger = None
-        if ledger is None or ledger.data.get("run_id") != self._record["run"]["run_id"]:
+        if ledger is None or ledger.data.get("run_id") != self.record["run"]["run_id"]:
             # Damaged or gone: no module can go on with it, nor say that it lives.
             return time.monotonic() - self._last_sign > _ledger.DEFAULT_LEASE
         return ledger.lease_left <= 0 or self._seen()
@@ -426,7 +473,7 @@ def fire(
             break
         if attempt < attempts:
             time.sleep(min(pause * 2.0 ** min(attempt - 1, 10), max(pause, _LONGEST_PAUSE)))
-            if os.path.isdir(state_dir) and _called_off(state_dir, record):
+            if os.path.isdir(state_dir) and _record_now(state_dir, record) is None:
                 # Recover, or the next run, has done it meanwhile.
                 return 0
     with contextlib.suppress(OSError):
@@ -438,16 +485,23 @@ def fire(
     return 0
 
 
-def _called_off(state_dir: str, record: t.Mapping[str, t.Any]) -> bool:
-    """Called off, or another one armed since. A record that cannot be read is neither."""
+def _record_now(state_dir: str, record: t.Mapping[str, t.Any]) -> t.Mapping[str, t.Any] | None:
+    """As armed now, perhaps for another time; None when called off, or another one was armed since.
+
+    A record that cannot be read says neither: then it is as it was.
+    """
     try:
         with open(os.path.join(state_dir, _ARMED), encoding="utf-8") as handle:
             now = json.load(handle)
     except FileNotFoundError:
-        return True
+        return None
     except (OSError, ValueError):
-        return False
-    return isinstance(now, dict) and now.get("token", record["token"]) != record["token"]
+        return record
+    if not isinstance(now, dict) or "token" not in now:
+        return record
+    if now["token"] != record["token"]:
+        return None
+    return {**record, **now}
 
 
 def _ledger_or_copy(state_dir: str, record: t.Mapping[str, t.Any]) -> Ledger:

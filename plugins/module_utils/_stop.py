@@ -9,7 +9,6 @@ and now; the dead-man on the host stands behind that.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 import typing as t
@@ -189,7 +188,6 @@ def _seen(request: StopRequest, plan: StopPlan) -> dict[str, t.Any]:
         "before": before,
         "service": plan.manager.to_dict(),
         "channels": observed.channel_facts(observed.channels),
-        "deadline": _ledger.utc(time.time() + request.downtime_budget),
         "budget": {
             "seconds": request.downtime_budget,
             "bytes": plan.logical_bytes,
@@ -233,6 +231,11 @@ def _plan_again(session: Session, request: StopRequest, plan: StopPlan, ledger: 
     return again
 
 
+def _arm(ledger: Ledger, request: StopRequest, seconds: float) -> None:
+    ledger.data["deadman"] = _deadman.arm(ledger, request.login, seconds, look_every=request.look_every)
+    ledger.data["deadline"] = ledger.data["deadman"]["deadline"]
+
+
 def _flush_while_serving(session: Session, request: StopRequest, plan: StopPlan, ledger: Ledger) -> None:
     """What can be written before the replica stands still is not waited for in the downtime."""
     if not (plan.flush.wanted or plan.warm.dump):
@@ -240,8 +243,7 @@ def _flush_while_serving(session: Session, request: StopRequest, plan: StopPlan,
     ledger.begin("flush")
     if plan.flush.wanted:
         # Settings change: whoever is killed here has somebody who puts them back.
-        seconds = request.flush_timeout + request.downtime_budget
-        ledger.data["deadman"] = _deadman.arm(ledger, request.login, seconds, look_every=request.look_every)
+        _arm(ledger, request, request.flush_timeout + request.downtime_budget)
     _warm.dump(session, plan.warm, ledger.warn)
     flushed = _flush.run(session, plan.observed.dialect, plan.flush, ledger.warn)
     ledger.data["flushed"] = [flushed.to_dict()] if flushed else []
@@ -249,14 +251,22 @@ def _flush_while_serving(session: Session, request: StopRequest, plan: StopPlan,
 
 
 def _stop_server(session: Session, request: StopRequest, plan: StopPlan, ledger: Ledger) -> None:
-    if plan.choice.capture == capture_plan.STAGED:
-        _copy_while_serving(session, request, plan, ledger)
-        plan = _plan_again(session, request, plan, ledger)
+    if plan.choice.capture != capture_plan.STAGED:
+        _stop_planned(session, request, plan, ledger)
+        return
+    _copy_while_serving(session, request, plan, ledger)
+    # The server may have closed a connection that has been idle for so long, or have been started anew.
+    session.close()
+    with _connect(request) as anew:
+        _stop_planned(anew, request, _plan_again(anew, request, plan, ledger), ledger)
+
+
+def _stop_planned(session: Session, request: StopRequest, plan: StopPlan, ledger: Ledger) -> None:
     observed = plan.observed
     _flush_while_serving(session, request, plan, ledger)
     ledger.begin("quiesce")
     # Armed before the first thread is stopped: a replica that stands still is as bad as one that is down.
-    ledger.data["deadman"] = _deadman.arm(ledger, request.login, request.downtime_budget, look_every=request.look_every)
+    _arm(ledger, request, request.downtime_budget)
     channels = _replication.quiesce(session, observed.dialect, request.limits)
     ledger.data["channels"] = observed.channel_facts(channels)
     # Before the shutdown: the next start goes by what the files say.
@@ -385,6 +395,18 @@ def _send_shutdown(session: Session, dialect: Dialect) -> None:
             raise
 
 
+def _give_up(ledger: Ledger, outcome: str, *, step: str = "") -> str:
+    """Remove the clone and close the run. Returns what to do when that fails: the ledger stays open then; else ""."""
+    try:
+        cleanup.remove(ledger)
+        if step:
+            ledger.end(step)
+        ledger.close(outcome)
+    except (ReplicaBackupError, OSError) as problem:
+        return f"{problem} Then {recover_command(ledger.data.get('host'))}, which closes the run"
+    return ""
+
+
 def _undo(ledger: Ledger, request: StopRequest, error: BaseException) -> ReplicaBackupError:
     """Bring the server back after a failed stop, and turn ``error`` into a message that says how that went."""
     known = error if isinstance(error, ReplicaBackupError) else None
@@ -394,16 +416,18 @@ def _undo(ledger: Ledger, request: StopRequest, error: BaseException) -> Replica
     facts = known.facts if known else {}
     next_command = known.next_command if known else None
     if not ledger.server_touched:
-        with contextlib.suppress(ReplicaBackupError, OSError):
-            cleanup.remove(ledger)
-            ledger.close(f"given up before the server was touched: {error or type(error).__name__}")
+        left = _give_up(ledger, f"given up before the server was touched: {error or type(error).__name__}")
+        # It had not been asked to stop, but a copy takes long enough for others to stop it, and for a crash.
+        answers = _connection.server_answers(request.login)
+        look = "see its error log, and start it if it should run; then start the backup again"
         return ReplicaBackupError(
             message,
             found=found,
             expected=expected,
-            server_state="not touched by this run",
-            next_command=next_command or "mend what is named above, then start the backup again",
-            server_restored=True,
+            server_state="not touched by this run" + ("" if answers else "; it does not answer"),
+            next_command=left
+            or (next_command or "mend what is named above, then start the backup again" if answers else look),
+            server_restored=answers,
             **facts,
         )
     limits = BringBackLimits(stop=request.shutdown_timeout, start=request.start_timeout)
@@ -423,18 +447,13 @@ def _undo(ledger: Ledger, request: StopRequest, error: BaseException) -> Replica
             **facts,
         )
     _deadman.disarm(request.state_dir)
-    try:
-        cleanup.remove(ledger)
-        ledger.end("start")
-        ledger.close(f"stop failed: {error or type(error).__name__}")
-    except (ReplicaBackupError, OSError) as unwritten:
-        next_command = f"{unwritten} Then {recover_command(ledger.data.get('host'))}, which closes the run"
+    left = _give_up(ledger, f"stop failed: {error or type(error).__name__}", step="start")
     return ReplicaBackupError(
         message,
         found=found,
         expected=expected,
         server_state="running, threads as before",
-        next_command=next_command or "mend what is named above, then run the backup again",
+        next_command=left or next_command or "mend what is named above, then run the backup again",
         server_restored=True,
         actions=list(result.actions),
         warnings_after=list(result.warnings),

@@ -30,6 +30,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _stop,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._start import StartRequest
@@ -68,6 +69,51 @@ def arm_on_paper(ledger: Ledger, *, seconds: float = 60.0) -> dict[str, t.Any]:
 
 def look(ledger: Ledger, **changes: t.Any) -> str | None:
     return _deadman._Look(ledger.state_dir, arm_on_paper(ledger, **changes)).wait()
+
+
+def test_armed_for_another_time_it_goes_by_that(ledger: Ledger) -> None:
+    found = _deadman._Look(ledger.state_dir, arm_on_paper(ledger, seconds=0.1))
+    arm_on_paper(ledger, seconds=0.4)
+    ends = time.monotonic() + 0.3
+    with at_work(ledger.state_dir):
+        assert found.wait() == _deadman.DEADLINE
+    assert time.monotonic() > ends
+
+
+def test_arming_anew_leaves_no_gap(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is killed while it is armed for another time has the one that was armed before."""
+    ledger.data.update(backup_id="20260101T000000Z", host="db1")
+    ledger.save(lease=100.0)
+    login = Login(user="nobody")
+    first = _deadman.arm(ledger, login, 1000.0)
+    watcher = _server.read_process(first["pid"])
+    assert watcher is not None
+
+    def killed(*_arguments: t.Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_deadman, "_write_armed", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _deadman.arm(ledger, login, 500.0)
+    assert _deadman.login_of_armed(ledger.state_dir) == login
+    left = _deadman.armed(ledger.state_dir)
+    assert left is not None
+    assert (left["token"], left["deadline_mono"]) == (first["token"], first["deadline_mono"])
+    assert _server.read_process(watcher.pid) == watcher
+
+    second = _deadman.arm(ledger, login, 500.0)
+    assert (second["token"], second["pid"]) == (first["token"], first["pid"])
+    assert second["deadline_mono"] < first["deadline_mono"] - 400
+    # A run of another name does not go on with it.
+    ledger.data["run_id"] = "run-2"
+    third = _deadman.arm(ledger, login, 500.0)
+    assert third["token"] != first["token"]
+    _deadman.disarm(ledger.state_dir)
+    ends = time.monotonic() + 10
+    while any(_server.read_process(pid) is not None for pid in (first["pid"], third["pid"])):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import typing as t
 import uuid
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _ledger
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import staged, stores
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup, staged, stores
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.tests.lab.local import Server, Topology
 from ansible_collections.mysql_ops.replica_backup.tests.lab.scratch import CHECKOUT
@@ -42,9 +43,10 @@ def restart(server: Server) -> None:
     [
         (promote, False, "rule 'replica'"),
         (promote, True, "the copy has failed"),
-        (restart, False, "."),
+        (restart, False, "started anew while its files were copied"),
+        (Server.stop, False, "a running replica"),
     ],
-    ids=["promoted", "promoted, and the copy fails", "restarted"],
+    ids=["promoted", "promoted, and the copy fails", "restarted", "stopped"],
 )
 def test_a_server_that_was_changed_during_the_copy_is_left_as_it_is(
     server: Server,
@@ -68,9 +70,41 @@ def test_a_server_that_was_changed_during_the_copy_is_left_as_it_is(
     with pytest.raises(ReplicaBackupError, match=words) as caught:
         window.stop(capture="staged")
     assert "not touched by this run" in str(caught.value)
-    assert server.is_running()
+    stopped = meanwhile == Server.stop
+    assert server.is_running() is not stopped
+    assert caught.value.facts["server_restored"] is not stopped
+    assert ("does not answer" in str(caught.value.server_state)) is stopped
     if meanwhile is promote:
         assert server.query("SHOW ALL SLAVES STATUS") == []
         assert server.query("SELECT @@read_only AS r") == [{"r": 0}]
     assert _ledger.load(window.state) is None
     assert not os.path.exists(stores.in_spool(window.paths))
+
+
+def test_a_copy_that_cannot_be_removed_is_told_and_removed_by_recovery(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window = Window(server, tmp_path)
+    real = staged.precopy
+
+    def precopy(*arguments: t.Any, **named: t.Any) -> t.NoReturn:
+        real(*arguments, **named)
+        raise ReplicaBackupError("the copy has failed")
+
+    def fail(_path: str) -> t.NoReturn:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staged, "precopy", precopy)
+        patch.setattr(cleanup, "remove_tree", fail)
+        with pytest.raises(ReplicaBackupError, match="the copy has failed") as caught:
+            window.stop(capture="staged")
+    assert "could not be removed" in str(caught.value.next_command)
+    assert "mysql_ops.replica_backup.recover" in str(caught.value.next_command)
+    ledger = _ledger.load(window.state)
+    assert ledger is not None
+    assert cleanup.found(ledger)
+    window.start(recover=True, run_id=None, take_over=True, close=False)
+    assert cleanup.found(ledger) == []
+    assert _ledger.load(window.state) is None
+    assert server.is_running()
