@@ -117,6 +117,20 @@ class StopPlan:
     warnings: tuple[str, ...]
     flush: _flush.Flush = field(default_factory=_flush.Flush)
     warm: _warm.Warm = field(default_factory=_warm.Warm)
+    throttle: float = 0.0
+    shards: int = 1
+
+    def _before_the_stop(self) -> list[str]:
+        """Steps that are taken while the server serves."""
+        steps = []
+        if self.choice.capture == capture_plan.STAGED:
+            size = _budget.in_bytes(self.choice.extra_bytes)
+            steps.append(f"copy the files to the spool while the server serves ({size})")
+        if self.warm.dump:
+            steps.append("write down which pages are in the buffer pool")
+        if self.flush.wanted:
+            steps.append("write dirty pages while the server serves")
+        return steps
 
     def to_dict(self) -> dict[str, t.Any]:
         observed = self.observed
@@ -133,12 +147,15 @@ class StopPlan:
             "predicted_downtime": None if self.prediction is None else self.prediction.to_dict(),
             "channels": [channel.label() for channel in observed.channels],
             "steps": [
+                *self._before_the_stop(),
                 "arm the dead-man on the host",
                 "stop the receivers, drain the appliers, stop the appliers",
                 "record the coordinates of every channel",
                 f"shut the server down through {self.manager.kind} {self.manager.name}".rstrip(),
                 "prove that the stop was clean",
             ],
+            "throttle": self.throttle,
+            "shards": self.shards,
             "verdicts": [verdict.to_dict() for verdict in self.verdicts],
         }
 
@@ -204,6 +221,10 @@ def make_plan(session: Session, request: StopRequest, *, copied: bool = False) -
     warm = _warm.plan(observed.dialect, observed.variables, privileges, wanted=request.warm)
     warnings = [*manager.warnings, *fetched_again, *_close_to_budget(prediction, request.downtime_budget)]
     warnings += [why for why in (flush.why_not, warm.why_not) if why]
+    if request.bytes_per_second and choice.capture == capture_plan.COLD:
+        warnings.append(
+            "replica_backup_throttle has no effect: a cold capture reads while the server is down, as fast as it can"
+        )
     if read_only.options and not manager.takes_options:
         warnings.append(
             f"The restart through {manager.kind} {manager.name} cannot be given {' '.join(read_only.options)}: the "
@@ -221,6 +242,8 @@ def make_plan(session: Session, request: StopRequest, *, copied: bool = False) -
         tuple(warnings),
         flush,
         warm,
+        request.bytes_per_second,
+        request.shards,
     )
 
 
@@ -245,7 +268,8 @@ def _choose(
             data_bytes=size,
             archive_bytes=int(size * request.policy.space_factor),
             free_bytes=free_bytes,
-            predicted={capture_plan.COLD: cold},
+            predicted={capture_plan.COLD: cold, **_by_experience(request, size)},
+            budget=request.downtime_budget,
             copied_bytes=listed.bytes if room.is_compressing(discovery) else size,
             reserve_bytes=room.reserve(discovery, request.paths),
         )
@@ -253,6 +277,13 @@ def _choose(
     if choice.capture == capture_plan.COLD:
         return choice, cold
     return choice, _predict_clone(request, discovery.datadir, size, choice.capture)
+
+
+def _by_experience(request: StopRequest, size: int) -> dict[str, Prediction | None]:
+    """What captures by a clone took on this host; nothing is measured for it."""
+    known = _budget.runs(request.state_dir)
+    clones = (capture_plan.SNAPSHOT, capture_plan.STAGED, capture_plan.COPY)
+    return {capture: _budget.predict(known, window.way(capture), size) for capture in clones}
 
 
 def _predict_clone(request: StopRequest, datadir: str, size: int, capture: str) -> Prediction | None:

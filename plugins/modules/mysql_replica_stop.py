@@ -84,7 +84,7 @@ options:
     type: bool
     default: false
   snapshot_size:
-    description: Room for a classic LVM snapshot, in percent of its origin. Thin volumes need none.
+    description: Room for a classic LVM snapshot, in percent (1 to 100) of its origin. Thin volumes need none.
     type: int
     default: 20
   throttle:
@@ -363,6 +363,14 @@ def _request(params: t.Mapping[str, t.Any]) -> StopRequest:
                 server_state="untouched",
                 rule="input",
             )
+    if params["snapshot_size"] > 100:
+        raise RefusedError(
+            "The value of snapshot_size is too large",
+            found=params["snapshot_size"],
+            expected="100 percent of the origin at most; variable replica_backup_snapshot_size",
+            server_state="untouched",
+            rule="input",
+        )
     return StopRequest(
         login=login_from_params(params),
         paths=SetPaths(params["spool_dir"], params["host"], params["backup_id"]),

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Prediction, in_bytes
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import room, stores, volumes
@@ -118,7 +119,7 @@ class Facts:
     ``copied_bytes``: what a copy of the data takes, ``data_bytes`` unless given. ``reserve_bytes``: what a backup from
     a running server has to leave free in the spool.
     ``stays_down``: the server is not started before the set has reached its destination. ``predicted``: the downtime of
-    each capture, as far as it is known.
+    each capture, as far as it is known; ``budget``: the seconds of downtime that are allowed.
     """
 
     asked: str
@@ -128,6 +129,7 @@ class Facts:
     archive_bytes: int
     free_bytes: int
     predicted: t.Mapping[str, Prediction | None] = field(default_factory=dict)
+    budget: float = math.inf
     copied_bytes: int | None = None
     reserve_bytes: int = 0
 
@@ -135,12 +137,18 @@ class Facts:
     def to_copy(self) -> int:
         return self.data_bytes if self.copied_bytes is None else self.copied_bytes
 
+    def seconds(self, capture: str) -> float | None:
+        """The predicted downtime, where it is known."""
+        prediction = self.predicted.get(capture)
+        return None if prediction is None else prediction.seconds
+
 
 @dataclass(frozen=True)
 class Choice:
     """The capture, why, and what it takes.
 
     ``extra_bytes``: room in the spool beside the archive; ``reserve_bytes``: what has to be left free there.
+    ``predicted``: seconds of downtime by capture, of those that are known.
     """
 
     capture: str
@@ -148,11 +156,13 @@ class Choice:
     means: tuple[Means, ...] = ()
     extra_bytes: int = 0
     reserve_bytes: int = 0
+    predicted: t.Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, t.Any]:
         return {
             "capture": self.capture,
             "why": self.why,
+            "predicted": dict(self.predicted),
             "by": [{"roots": list(means.volume.roots), "by": means.by} for means in self.means],
         }
 
@@ -163,7 +173,8 @@ def choose(facts: Facts) -> Choice:
     Raises RefusedError when the one that was asked for is not possible.
     """
     if facts.asked == AUTO:
-        return _auto(facts)
+        known = {name: seconds for name in CAPTURES if (seconds := facts.seconds(name)) is not None}
+        return replace(_auto(facts), predicted=known)
     if facts.asked == COLD:
         return Choice(COLD, "asked for")
     if facts.stays_down:
@@ -195,8 +206,27 @@ def cannot(means: tuple[Means, ...]) -> list[str]:
 
 
 def _auto(facts: Facts) -> Choice:
+    """The first of those that are possible, the best first, that is not predicted to exceed the budget.
+
+    When all are, the quickest: the guard that judges the budget speaks then.
+    """
+    passed: list[str] = []
+    possible = list(_possible(facts))
+    for choice in possible:
+        seconds = facts.seconds(choice.capture)
+        if seconds is None or seconds <= facts.budget:
+            return replace(choice, why="; ".join([*passed, choice.why]))
+        if len(possible) > 1:
+            words = f"{choice.capture} is predicted to take {seconds:.0f} s, more than the downtime budget"
+            passed.append(f"{words} ({facts.budget:g} s)")
+    return min(possible, key=lambda choice: facts.seconds(choice.capture) or 0.0)
+
+
+def _possible(facts: Facts) -> t.Iterator[Choice]:
+    """The captures that the host can do and that are worth it, the best first; a cold archive always is."""
     if facts.stays_down:
-        return Choice(COLD, "the server stays down until the set has reached its destination")
+        yield Choice(COLD, "the server stays down until the set has reached its destination")
+        return
     why_not = cannot(facts.means)
     beside = facts.archive_bytes + facts.reserve_bytes
     if not why_not and facts.reserve_bytes and facts.free_bytes < beside:
@@ -204,28 +234,34 @@ def _auto(facts: Facts) -> Choice:
             f"{in_bytes(facts.free_bytes)} are free in the spool, which the server shares: an archive that is made"
             f" while it serves needs {in_bytes(beside)}"
         ]
+    reason = ""
     if not why_not:
         how = "; ".join(means.text() for means in facts.means)
-        return Choice(SNAPSHOT, how, facts.means, reserve_bytes=facts.reserve_bytes)
+        yield Choice(SNAPSHOT, how, facts.means, reserve_bytes=facts.reserve_bytes)
+    else:
+        reason = f"{why_not[0]}; "
     cold = facts.predicted.get(COLD)
-    reason = why_not[0]
     if cold is None and facts.data_bytes <= EASY_BYTES:
-        return Choice(COLD, f"{reason}; {in_bytes(facts.data_bytes)} are archived quickly")
+        yield Choice(COLD, f"{reason}{in_bytes(facts.data_bytes)} are archived quickly")
+        return
     if cold is not None and cold.seconds <= _QUICK:
-        return Choice(COLD, f"{reason}; a cold archive is quick enough: {cold.text()}")
+        yield Choice(COLD, f"{reason}a cold archive is quick enough: {cold.text()}")
+        return
     needed = beside + facts.to_copy
     if facts.free_bytes < needed:
-        return Choice(
+        yield Choice(
             COLD,
-            f"{reason}; a staged copy needs {in_bytes(needed)} in the spool, {in_bytes(facts.free_bytes)} are free",
+            f"{reason}a staged copy needs {in_bytes(needed)} in the spool, {in_bytes(facts.free_bytes)} are free",
         )
+        return
     instead = f" instead of {cold.seconds:.0f} s for a cold archive" if cold is not None else ""
-    return Choice(
+    yield Choice(
         STAGED,
-        f"{reason}; the spool has room for a copy, so that only what changes meanwhile takes downtime{instead}",
+        f"{reason}the spool has room for a copy, so that only what changes meanwhile takes downtime{instead}",
         extra_bytes=facts.to_copy,
         reserve_bytes=facts.reserve_bytes,
     )
+    yield Choice(COLD, f"{reason}a cold archive needs no copy")
 
 
 def _refused(message: str, found: str, expected: str) -> RefusedError:

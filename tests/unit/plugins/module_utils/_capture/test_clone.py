@@ -342,6 +342,7 @@ XFS = Means(Volume(1, ("/var/lib/mysql",), "/", "xfs", "/dev/sda", "/"), 10 * GI
 EXT4 = Means(Volume(2, ("/data",), "/data", "ext4", "/dev/sdb", "/"), 10 * GIB, "", "its files share no blocks")
 LITTLE = Means(Volume(3, ("/etc/mysql",), "/", "ext4", "/dev/sdc", "/"), 100, "copy", "no blocks", store="/spool")
 SLOW = Prediction(200.0, 200.0, 10 * GIB, "the last")
+WORSE = Prediction(300.0, 300.0, 10 * GIB, "the last")
 QUICK = Prediction(4.0, 4.0, 10 * GIB, "the last")
 
 
@@ -367,6 +368,19 @@ def facts(asked: str = "auto", means: tuple[Means, ...] = (XFS,), **more: t.Any)
         (facts(means=(EXT4,), predicted={"cold": SLOW}, free_bytes=15 * GIB), "cold", "needs 20.0 GiB"),
         (facts(means=(EXT4,), data_bytes=GIB // 4), "cold", "256.0 MiB are archived quickly"),
         (facts(means=(LITTLE,), data_bytes=1 << 20), "cold", "1.0 MiB are archived quickly"),
+        (
+            facts(predicted={"snapshot": SLOW}, budget=100.0),
+            "staged",
+            "snapshot is predicted to take 200 s, more than the downtime budget (100 s); the spool has room",
+        ),
+        (facts(predicted={"snapshot": QUICK, "cold": SLOW}, budget=100.0), "snapshot", "by reflink"),
+        # Beyond the budget all of them: the quickest, for the guard to judge.
+        (facts(predicted=dict.fromkeys(("cold", "snapshot"), SLOW) | {"staged": WORSE}, budget=9.0), "snapshot", "xfs"),
+        (
+            facts(means=(EXT4,), predicted={"cold": SLOW, "staged": WORSE}, budget=250.0),
+            "cold",
+            "staged is predicted to take 300 s, more than the downtime budget (250 s)",
+        ),
         (facts("cold"), "cold", "asked for"),
         (facts("copy", ()), "copy", "asked for"),
         (facts("snapshot"), "snapshot", "asked for"),
@@ -376,6 +390,8 @@ def test_the_capture_is_chosen_from_facts(given: Facts, capture: str, why: str) 
     chosen = plan.choose(given)
     assert chosen.capture == capture
     assert why in chosen.why
+    known = {name: one.seconds for name, one in given.predicted.items() if one}
+    assert chosen.predicted == (known if given.asked == "auto" else {})
     assert chosen.extra_bytes == (given.data_bytes if capture in ("staged", "copy") else 0)
 
 
