@@ -103,9 +103,31 @@ def _heads(descriptor: int, start: int, stop: int, page: int) -> bytes:
     return heads
 
 
-def will_need(descriptor: int, position: int) -> None:
+def will_need(descriptor: int, position: int, size: int = _AHEAD) -> None:
     """Have the disk begin with what is not in memory of the next bytes: one page at a time would wait for each."""
-    os.posix_fadvise(descriptor, position, _AHEAD, os.POSIX_FADV_WILLNEED)
+    os.posix_fadvise(descriptor, position, size, os.POSIX_FADV_WILLNEED)
+
+
+def not_in_memory(descriptor: int, size: int, page: int) -> t.Iterator[tuple[int, int]]:
+    """Runs of bytes (start, end) of pages that are not in the page cache, by their first byte.
+
+    Being asked, the kernel may begin to read them. Where the file system does not tell (preadv(2), RWF_NOWAIT), none is.
+    """
+    byte = bytearray(1)
+    begin = None
+    for at in range(0, size, page):
+        try:
+            os.preadv(descriptor, [byte], at, os.RWF_NOWAIT)
+            there = True
+        except OSError:
+            there = False
+        if begin is not None and (there or at - begin >= _AHEAD):
+            yield begin, at
+            begin = None
+        if begin is None and not there:
+            begin = at
+    if begin is not None:
+        yield begin, size
 
 
 def compare(

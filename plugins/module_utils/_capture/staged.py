@@ -3,22 +3,20 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A clone that is copied while the server runs, and made true while it is down.
 
-``precopy`` copies every file into the store and notes in an *index* what each was. When the server is down, ``finish``
-writes the list of the clone: a file that has certainly not changed is taken as it was copied, of an InnoDB file the
-pages that may have changed are copied, of all others the whole file. Anything in doubt counts as changed; that nothing
-can be missed is argued in docs/captures.md.
+``precopy`` copies every file into the store and notes in an *index* what each was. When the server is down,
+``finishing.finish`` writes the list of the clone: a file that has certainly not changed is taken as it was copied, of
+an InnoDB file the pages that may have changed are copied, of all others the whole file. Anything in doubt counts as
+changed; that nothing can be missed is argued in docs/captures.md.
 
     server = staged.Live.of(session, process)
     precopy(discovery, store, server, rate=bytes_per_second)  # before the replica is quiesced
-    count, figures = finish(entries, source, store, listing, tick)  # entries: the list, taken again
+    count, figures = finishing.finish(entries, source, store, listing, tick)  # entries: the list, taken again
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import errno
-import json
 import os
 import re
 import threading
@@ -35,7 +33,6 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.records import (
     FILE,
-    SYMLINK,
     ListedFile,
     to_bytes,
 )
@@ -46,19 +43,24 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
     find_extents,
 )
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import clone, mounts, pages, throttle
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.clone import Cloned
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.precopied import (
+    INDEX,
+    Area,
+    Index,
+    Record,
+    clock,
+    page_of,
+    to_line,
+)
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Session
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._filelist import Entry
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._server import ServerProcess
 
-INDEX = "index"
 # Seconds that the times of a file must lie before the pre-copy to be trusted: far more than the clock tick of any file
 # system (2 s), and than a write that the kernel has accepted takes to reach the file.
 MARGIN = 60.0
-# A clock that was set back by more than this many seconds has made all times doubtful.
-_SET_BACK = 1.0
 # InnoDB files from this size on are compared page by page; smaller ones are copied as quickly.
 _LEAST_PAGED = 1024 * 1024
 # Of less than so many bytes left to look at, another round is not worth it.
@@ -67,19 +69,14 @@ _ROUNDS = 3
 _STEP = 8 * 1024 * 1024
 # The connection must not be idle for longer: wait_timeout may be short.
 _KEEP_ALIVE = 20.0
-# So many entries before its turn the disk begins with a file that has to be read, from so many bytes on.
-_EARLY = 16
-_WORTH_BEGINNING = 64 * 1024
-# Memory is idle when more than this part of it is used for nothing, not even as a cache.
-_IDLE_SHARE = 4
-_GONE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
+# Of the memory that the kernel could give away, this part may hold what the window will look at.
+_KEPT_SHARE = 2
 # File systems of this kernel whose times move with every write call, and those that also note writes to mapped memory.
 _TIMES_OF_MAPPED = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs"})
 _TIMES = _TIMES_OF_MAPPED | {"tmpfs", "zfs", "overlay", "jfs", "bcachefs", "reiserfs"}
 # Written by write calls alone, as InnoDB's files are.
 _UNMAPPED_ROLES = frozenset({"binlog", "relay_log"})
 _CHECKPOINT = re.compile(r"^Last checkpoint at\s+(\d+)\s*$", re.MULTILINE)
-_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Live:
@@ -122,38 +119,6 @@ class Precopied:
         return {**vars(self), "rounds": list(self.rounds)}
 
 
-@dataclass(frozen=True)
-class _Record:
-    """A file that was copied: its name then, what ``stat`` said before, and the number of its copy.
-
-    ``settled``: the same times later mean the same data. ``page`` is the physical size of its pages when their headers
-    were noted, else 0 (``page_size``: the server's own); ``lsn`` the checkpoint from before it was copied.
-    """
-
-    place: str
-    path: str
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    number: int
-    settled: bool
-    page: int = 0
-    page_size: int = 0
-    lsn: int = 0
-
-    def is_of(self, seen: Seen) -> bool:
-        return (self.device, self.inode) == (seen.device, seen.inode)
-
-    def unchanged(self, seen: Seen) -> bool:
-        return (
-            self.settled
-            and self.is_of(seen)
-            and (self.size, self.mtime_ns, self.ctime_ns) == (seen.size, seen.mtime_ns, seen.ctime_ns)
-        )
-
-
 class _LiveSource(Source):
     """Opens files that a server is at work on: sizes and times may be others than in the list."""
 
@@ -161,91 +126,6 @@ class _LiveSource(Source):
         listed = t.cast(Entry, entry)
         if seen.kind != entry.type or (seen.uid, seen.gid, seen.mode & 0o7777) != (listed.uid, listed.gid, listed.mode):
             raise changed(self.absolute(entry), "type, owner or mode", entry.type, seen.kind)
-
-
-class _Area:
-    """The store: numbered files, the noted headers of some (``N.pages``), and the index.
-
-    ``suffix`` keeps the numbers of the window apart from those of the pre-copy.
-    """
-
-    def __init__(self, path: str, suffix: str = "") -> None:
-        self.path = path
-        self.last = 0
-        self._suffix = suffix
-        self._directory = os.open(to_bytes(path), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-    def close(self) -> None:
-        os.close(self._directory)
-
-    @staticmethod
-    def name(number: int) -> str:
-        return f"{number:09d}"
-
-    def add(self) -> tuple[str, int]:
-        """A new file and a descriptor of it; its number is ``last``."""
-        self.last += 1
-        name = self.name(self.last) + self._suffix
-        return name, os.open(name, _OPEN | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=self._directory)
-
-    def open(self, number: int) -> int:
-        return os.open(self.name(number), _OPEN, dir_fd=self._directory)
-
-    def headers(self, number: int, *, create: bool = False) -> int:
-        flags = _OPEN | (os.O_CREAT | os.O_TRUNC if create else 0)
-        return os.open(self.name(number) + ".pages", flags, 0o600, dir_fd=self._directory)
-
-    def drop(self, number: int) -> None:
-        for name in (self.name(number), self.name(number) + ".pages"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=self._directory)
-
-
-def _clock() -> int:
-    """Nanoseconds between the clock that files are stamped by and one that nobody sets."""
-    return time.time_ns() - time.monotonic_ns()
-
-
-class _Index:
-    """The records in the order of the walk, read alongside a later walk: nothing is held in memory."""
-
-    def __init__(self, path: str) -> None:
-        self._stream = open(to_bytes(path), "rb")  # noqa: SIM115
-        head = json.loads(self._stream.readline())
-        self._places = {name: number for number, name in enumerate(head["places"])}
-        self.doubtful = _clock() < head["clock"] - int(_SET_BACK * 1e9)
-        self._next = self._read()
-
-    def close(self) -> None:
-        self._stream.close()
-
-    def _read(self) -> _Record | None:
-        line = self._stream.readline()
-        if not line:
-            return None
-        record = _Record(*json.loads(line))
-        return replace(record, settled=False) if self.doubtful else record
-
-    def _key(self, item: _Record | Entry) -> tuple[int, list[bytes]]:
-        return self._places.get(item.place, -1), to_bytes(item.path).split(b"/")
-
-    def find(self, entry: Entry) -> tuple[_Record | None, list[_Record]]:
-        """The record of that name, and those before it that no entry of the walk has asked for."""
-        passed: list[_Record] = []
-        if entry.place not in self._places:
-            return None, passed
-        wanted = self._key(entry)
-        while self._next is not None and self._key(self._next) <= wanted:
-            record, self._next = self._next, self._read()
-            if (record.place, record.path) == (entry.place, entry.path):
-                return record, passed
-            passed.append(record)
-        return None, passed
-
-    def rest(self) -> t.Iterator[_Record]:
-        while self._next is not None:
-            record, self._next = self._next, self._read()
-            yield record
 
 
 @dataclass(frozen=True)
@@ -310,13 +190,40 @@ def _uncached(process: ServerProcess) -> frozenset[int]:
     return frozenset(found)
 
 
-def _memory_is_idle() -> bool:
-    """Whether so much memory is used by nobody that what was just read need not leave it (proc_meminfo(5))."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as handle:
-            facts = dict(line.split(":", 1) for line in handle)
-        return int(facts["MemFree"].split()[0]) * _IDLE_SHARE > int(facts["MemTotal"].split()[0])
-    except (OSError, KeyError, ValueError):
+class _Kept:
+    """What may stay in the page cache of files that the server reads past it: in the window they are looked at there.
+
+    Bounded, so that it takes the place of nothing that anybody works with.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._inodes: set[int] = set()
+
+    @classmethod
+    def by_memory(cls) -> _Kept:
+        """From what is free or can be given up without swapping (proc_meminfo(5))."""
+        try:
+            with open("/proc/meminfo", encoding="ascii") as handle:
+                facts = dict(line.split(":", 1) for line in handle)
+            return cls(int(facts["MemAvailable"].split()[0]) * 1024 // _KEPT_SHARE)
+        except (OSError, KeyError, ValueError):
+            return cls(0)
+
+    def take(self, size: int) -> bool:
+        """Whether there is room for so many bytes more; if so, they take it."""
+        if size > self._room:
+            return False
+        self._room -= size
+        return True
+
+    def take_file(self, inode: int, size: int) -> bool:
+        """The same for a whole file, which may have been taken before."""
+        if inode in self._inodes:
+            return True
+        if self.take(size):
+            self._inodes.add(inode)
+            return True
         return False
 
 
@@ -328,19 +235,20 @@ class _Moved(Exception):
 class _Round:
     """One walk over the files of the running server."""
 
-    area: _Area
+    area: Area
     server: Live
     spend: t.Callable[[int], None]
     trusted_before: int
     lsn: int | None
     mapped: _Mapped
     uncached: frozenset[int]
+    kept: _Kept
     systems: _FileSystems = field(default_factory=_FileSystems)
     copied: int = 0
     files: int = 0
     bytes: int = 0
 
-    def take(self, entry: Entry, source: Source, old: _Record | None) -> _Record | None:
+    def take(self, entry: Entry, source: Source, old: Record | None) -> Record | None:
         """Copy one file, or make its older copy true; None when it is gone or moves too much."""
         try:
             descriptor, seen = source.open(entry)
@@ -359,7 +267,7 @@ class _Round:
                 # It will be copied in the window whatever is done now: a log in use, say.
                 return old
             times = (seen.size, seen.mtime_ns, seen.ctime_ns)
-            record = _Record(entry.place, entry.path, seen.device, seen.inode, *times, number=0, settled=settled)
+            record = Record(entry.place, entry.path, seen.device, seen.inode, *times, number=0, settled=settled)
             try:
                 return self._patched(record, old, descriptor) or self._whole(record, old, entry, seen, descriptor)
             except _Moved:
@@ -376,7 +284,7 @@ class _Round:
         at_rest = max(seen.mtime_ns, seen.ctime_ns) < self.trusted_before
         return tells and at_rest and not mapped
 
-    def _patched(self, record: _Record, old: _Record | None, descriptor: int) -> _Record | None:
+    def _patched(self, record: Record, old: Record | None, descriptor: int) -> Record | None:
         if old is None or not old.page or not self.lsn:
             return None
         with contextlib.ExitStack() as closing:
@@ -384,7 +292,7 @@ class _Round:
             closing.callback(os.close, target)
             headers = self.area.headers(old.number)
             closing.callback(os.close, headers)
-            if _page_of(descriptor, old) != old.page:
+            if page_of(descriptor, old) != old.page:
                 return None
             with self._telling(old.number):
                 self.copied += pages.patch(descriptor, target, headers, record.size, old.page, old.lsn, self.spend)
@@ -394,7 +302,7 @@ class _Round:
     def _has_pages(self, entry: Entry, seen: Seen) -> bool:
         return bool(self.lsn) and seen.size >= _LEAST_PAGED and pages.is_tablespace(entry)
 
-    def _whole(self, record: _Record, old: _Record | None, entry: Entry, seen: Seen, descriptor: int) -> _Record:
+    def _whole(self, record: Record, old: Record | None, entry: Entry, seen: Seen, descriptor: int) -> Record:
         self._forget(old)
         with contextlib.ExitStack() as closing:
             with self._telling(self.area.last + 1):
@@ -436,16 +344,16 @@ class _Round:
                 os.ftruncate(headers, size // page * pages.HEADER)
         return page
 
-    def _let_go(self, record: _Record, source: int, target: int) -> None:
+    def _let_go(self, record: Record, source: int, target: int) -> None:
         """Have it on disk, where no flush of the server has to wait for it, and leave the page cache to the server.
 
-        Where memory lies idle the original stays in the cache: in the window its pages are looked at from there.
+        Where there is room for it the original stays in the cache: in the window its pages are looked at from there.
         """
         if record.size >= _LEAST_PAGED:
             with self._telling(record.number):
                 os.fdatasync(target)
             os.posix_fadvise(target, 0, 0, os.POSIX_FADV_DONTNEED)
-            if record.inode in self.uncached and not _memory_is_idle():
+            if record.inode in self.uncached and not self.kept.take_file(record.inode, record.size):
                 os.posix_fadvise(source, 0, 0, os.POSIX_FADV_DONTNEED)
 
     @contextlib.contextmanager
@@ -457,14 +365,9 @@ class _Round:
                 raise _Moved from problem
             raise storage_error(problem, os.path.join(self.area.path, self.area.name(number)), 0) from problem
 
-    def _forget(self, old: _Record | None) -> None:
+    def _forget(self, old: Record | None) -> None:
         if old is not None:
             self.area.drop(old.number)
-
-
-def _page_of(descriptor: int, old: _Record) -> int:
-    """The size of pages that the file tells now: what was found for its copy may be over."""
-    return pages.physical_size(os.pread(descriptor, 4096, 0), old.page_size, system=old.page == old.page_size)
 
 
 def precopy(
@@ -546,21 +449,24 @@ def _rounds(
 ) -> Precopied:
     remove_tree(store)
     make_private_directory(store)
-    area = _Area(store)
+    area = Area(store)
     copied: list[int] = []
     index = os.path.join(store, INDEX)
+    kept = _Kept.by_memory()
     try:
         while True:
             # The order matters: what is true of the server from here on holds for everything that is read below.
             trusted_before = time.time_ns() - int(margin * 1e9)
             mapped = _Mapped.of(server.process)
-            this = _Round(area, server, spend, trusted_before, server.checkpoint(), mapped, _uncached(server.process))
+            uncached = _uncached(server.process)
+            this = _Round(area, server, spend, trusted_before, server.checkpoint(), mapped, uncached, kept)
             _one_round(discovery, index, this)
             copied.append(this.copied)
             left = _left(discovery, index, spend)
             slower = len(copied) > 1 and copied[-1] * 2 > copied[-2]
             if left <= enough or slower or len(copied) >= rounds:
                 break
+        _fetch(discovery, index, this)
     finally:
         area.close()
     seconds = round(time.monotonic() - started, 3)
@@ -576,12 +482,12 @@ def _one_round(discovery: Discovery, index: str, this: _Round) -> None:
     remove_if_there(partial)
     with contextlib.ExitStack() as closing:
         source = closing.enter_context(_LiveSource(_roots(discovery)))
-        old = _Index(index) if os.path.exists(index) else None
+        old = Index(index) if os.path.exists(index) else None
         if old is not None:
             closing.callback(old.close)
         listing = clone.Listing(partial)
         closing.callback(listing.close)
-        listing.write_line(_line({"places": [place.name for place in discovery.places], "clock": _clock()}))
+        listing.write_line(to_line({"places": [place.name for place in discovery.places], "clock": clock()}))
         for entry in _filelist.walk(discovery, live=True):
             this.spend(0)
             known, passed = old.find(entry) if old is not None else (None, [])
@@ -593,7 +499,7 @@ def _one_round(discovery: Discovery, index: str, this: _Round) -> None:
             if record_now is not None:
                 this.files += 1
                 this.bytes += record_now.size
-                listing.write_line(_line(list(vars(record_now).values())))
+                listing.write_line(to_line(list(vars(record_now).values())))
         for record in old.rest() if old is not None else ():
             this.area.drop(record.number)
         listing.close()
@@ -603,7 +509,7 @@ def _one_round(discovery: Discovery, index: str, this: _Round) -> None:
 def _left(discovery: Discovery, index: str, spend: t.Callable[[int], None]) -> int:
     """Bytes of the files that would have to be looked into if the server were down now."""
     left = 0
-    records = _Index(index)
+    records = Index(index)
     try:
         with _LiveSource(_roots(discovery)) as source:
             for entry in _filelist.walk(discovery, live=True):
@@ -618,151 +524,33 @@ def _left(discovery: Discovery, index: str, spend: t.Callable[[int], None]) -> i
     return left
 
 
-# One for all lines: json.dumps() with options makes a new one at every call.
-_encode = json.JSONEncoder(separators=(",", ":")).encode
-
-
-def _line(value: object) -> bytes:
-    return _encode(value).encode("ascii") + b"\n"
-
-
-@dataclass
-class Figures:
-    """What was done in the window: files taken as they were, patched, and copied; bytes copied by the last two."""
-
-    reused: int = 0
-    patched: int = 0
-    copied: int = 0
-    bytes_patched: int = 0
-    bytes_copied: int = 0
-
-
-def finish(
-    entries: t.Iterable[Entry],
-    source: Source,
-    store: str,
-    listing: clone.Listing,
-    tick: t.Callable[[int], None],
-) -> tuple[int, dict[str, t.Any]]:
-    """Make the copies in ``store`` those of the stopped server, and write the list of the clone.
-
-    ``entries`` are the list, taken again from disk. Without a pre-copy everything is copied. Returns the number of
-    names and :class:`Figures` as a dictionary. ``tick`` is called with all bytes of the files, some at a time, and may
-    raise. Raises ReplicaBackupError.
-    """
-    make_private_directory(store)
-    path = os.path.join(store, INDEX)
-    figures = Figures()
-    with contextlib.ExitStack() as closing:
-        area = _Area(store, suffix=".late")
-        closing.callback(area.close)
-        index = _Index(path) if os.path.exists(path) else None
-        if index is not None:
-            closing.callback(index.close)
-        last = _Last(source, area, figures)
-        count = 0
-        for entry, record in _begun_early(entries, index, source):
-            listing.write_line(last.take(entry, record, tick).to_line())
-            count += 1
-    return count, dict(vars(figures))
-
-
-def _begun_early(
-    entries: t.Iterable[Entry], index: _Index | None, source: Source
-) -> t.Iterator[tuple[Entry, _Record | None]]:
-    """Each entry with its record. The disk begins with what will have to be read some entries before."""
-    waiting: collections.deque[tuple[Entry, _Record | None]] = collections.deque()
-    for entry in entries:
-        record = index.find(entry)[0] if index is not None else None
-        if entry.type == FILE and entry.link is None and entry.size >= _WORTH_BEGINNING:
-            # What is wrong with it is said when its turn has come.
-            with contextlib.suppress(ReplicaBackupError):
-                _begin(entry, record, source)
-        waiting.append((entry, record))
-        if len(waiting) > _EARLY:
-            yield waiting.popleft()
-    yield from waiting
-
-
-def _begin(entry: Entry, record: _Record | None, source: Source) -> None:
-    if record is not None and record.unchanged(source.stat(entry)):
-        return
-    descriptor, _seen = source.open(entry)
+def _fetch(discovery: Discovery, index: str, this: _Round) -> None:
+    """Read into memory what the window will have to look at, as far as there is room and it is not there."""
+    records = Index(index)
     try:
-        pages.will_need(descriptor, 0)
+        with _LiveSource(_roots(discovery)) as source:
+            for entry in _filelist.walk(discovery, live=True):
+                this.spend(0)
+                record, _passed = records.find(entry)
+                if record is None or not record.page:
+                    continue
+                try:
+                    descriptor, seen = source.open(entry)
+                except ReplicaBackupError:
+                    # Gone, or something else by now.
+                    continue
+                try:
+                    if not record.unchanged(seen):
+                        _fetch_file(descriptor, seen.size, record.page, this)
+                finally:
+                    os.close(descriptor)
     finally:
-        os.close(descriptor)
+        records.close()
 
 
-class _Last:
-    """The files of the stopped server against their copies."""
-
-    def __init__(self, source: Source, area: _Area, figures: Figures) -> None:
-        self._source = source
-        self._area = area
-        self._figures = figures
-        self._first: dict[tuple[int, int], tuple[str, str]] = {}
-
-    def take(self, entry: Entry, record: _Record | None, tick: t.Callable[[int], None]) -> Cloned:
-        tick(0)
-        seen = self._source.stat(entry)
-        if entry.type != FILE:
-            if entry.type == SYMLINK:
-                self._source.read_link(entry)
-            return Cloned(entry, seen)
-        data = self._first.get((seen.device, seen.inode)) if seen.links > 1 else None
-        if data is None:
-            if record is not None and record.unchanged(seen):
-                self._figures.reused += 1
-                tick(seen.size)
-                data = self._area.path, self._area.name(record.number)
-            else:
-                data = self._area.path, self._renewed(entry, seen, record, tick)
-            if seen.links > 1:
-                self._first[seen.device, seen.inode] = data
-        return Cloned(entry, seen, *data)
-
-    def _renewed(self, entry: Entry, seen: Seen, record: _Record | None, tick: t.Callable[[int], None]) -> str:
-        descriptor, opened = self._source.open(entry)
-        try:
-            seen.compare(self._source.absolute(entry), opened)
-            if record is not None and not record.is_of(seen):
-                record = None
-            try:
-                name = self._patched(descriptor, record, seen.size, tick) if record is not None else None
-                if name is None:
-                    name = self._copied(descriptor, record, seen.size, tick)
-            except OSError as problem:
-                raise storage_error(problem, os.path.join(self._area.path, "clone"), 0) from problem
-            seen.compare(self._source.absolute(entry), Seen.of(os.fstat(descriptor)))
-            return name
-        finally:
-            os.close(descriptor)
-
-    def _patched(self, descriptor: int, record: _Record, size: int, tick: t.Callable[[int], None]) -> str | None:
-        if not record.page or _page_of(descriptor, record) != record.page:
-            return None
-        with contextlib.ExitStack() as closing:
-            target = self._area.open(record.number)
-            closing.callback(os.close, target)
-            headers = self._area.headers(record.number)
-            closing.callback(os.close, headers)
-            written = pages.patch(descriptor, target, headers, size, record.page, record.lsn, tick)
-        self._figures.patched += 1
-        self._figures.bytes_patched += written
-        return self._area.name(record.number)
-
-    def _copied(self, descriptor: int, record: _Record | None, size: int, tick: t.Callable[[int], None]) -> str:
-        if record is None:
-            name, target = self._area.add()
-        else:
-            name, target = self._area.name(record.number), self._area.open(record.number)
-        try:
-            # Holes are left out of what is copied, so nothing may show through them.
-            os.ftruncate(target, 0)
-            clone.copy(descriptor, target, size, tick)
-        finally:
-            os.close(target)
-        self._figures.copied += 1
-        self._figures.bytes_copied += size
-        return name
+def _fetch_file(descriptor: int, size: int, page: int, this: _Round) -> None:
+    for start, end in pages.not_in_memory(descriptor, size, page):
+        if not this.kept.take(end - start):
+            return
+        this.spend(end - start)
+        pages.will_need(descriptor, start, end - start)

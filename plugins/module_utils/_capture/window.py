@@ -22,7 +22,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.output import make_private_directory
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import Request
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Way
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup, clone, staged, stores
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup, clone, finishing, stores
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.plan import STAGED
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.volumes import Snapshot
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import (
@@ -198,7 +198,7 @@ def _make(
         closing.callback(listing.close)
         entries = _filelist.retake(discovery)
         if plan["capture"] == STAGED:
-            count, details = staged.finish(entries, source, plan["stores"][0]["directory"], listing, tick)
+            count, details = finishing.finish(entries, source, plan["stores"][0]["directory"], listing, tick)
         else:
             means = _Means(plan, snapshots)
             closing.callback(means.close)

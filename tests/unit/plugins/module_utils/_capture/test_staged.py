@@ -24,7 +24,7 @@ import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _connection, _filelist, _server
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.origin import source_of
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import clone, pages, staged
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import clone, finishing, pages, staged
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery, Place
@@ -49,7 +49,7 @@ def finish(discovery: Discovery, store: Path) -> dict[str, t.Any]:
     listing = clone.Listing(path)
     ticked: list[int] = []
     with source_of(discovery) as source:
-        count, figures = staged.finish(_filelist.retake(discovery), source, str(store), listing, ticked.append)
+        count, figures = finishing.finish(_filelist.retake(discovery), source, str(store), listing, ticked.append)
         listing.write_line(clone.end_of_list(count))
         listing.close()
         clone.compare_originals(path, source, lambda _size: None)
@@ -352,6 +352,49 @@ def test_file_that_is_mapped_is_copied_again_whatever_its_times_say(datadir: Pat
         figures = finish(discovery_of(datadir), tmp_path / "clone")
         child.stdin.close()
     assert figures["copied"] == 1
+
+
+def test_name_that_shares_a_file_waits_for_what_a_thread_makes_of_it(tmp_path: Path) -> None:
+    """Several files at once, and yet every name in its order, with the data of its own file."""
+    datadir = tmp_path / "data"
+    datadir.mkdir()
+    for number in range(100):
+        (datadir / f"t{number}.MYD").write_bytes(b"%d" % number * (50 if number % 2 else MIB // 2))
+        os.link(datadir / f"t{number}.MYD", datadir / f"z{99 - number}.MYD")
+    figures = finish(discovery_of(datadir), tmp_path / "clone")
+    assert figures["copied"] == 100
+
+
+def test_window_that_is_told_to_end_ends_its_threads(datadir: Path, tmp_path: Path) -> None:
+    """No thread reads on when the server is to be started, and nothing stays open."""
+    store = tmp_path / "clone"
+    calls = itertools.count()
+
+    def no_time(_size: int) -> None:
+        if next(calls) == 5:
+            raise TimeoutError
+
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    listing = clone.Listing(str(tmp_path / "list"))
+    discovery = discovery_of(datadir)
+    with source_of(discovery) as source, pytest.raises(TimeoutError):
+        finishing.finish(_filelist.retake(discovery), source, str(store), listing, no_time)
+    listing.close()
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+
+
+def test_what_the_window_will_look_at_is_read_where_it_is_not_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "t.ibd"
+    path.write_bytes(os.urandom(64 * PAGE))
+    with path.open("rb") as stream:
+        descriptor = stream.fileno()
+        os.fsync(descriptor)
+        assert list(pages.not_in_memory(descriptor, 64 * PAGE, PAGE)) == []
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+        os.pread(descriptor, 1, 32 * PAGE)
+        expected = [(0, 32 * PAGE), (33 * PAGE, 64 * PAGE)]
+        assert list(pages.not_in_memory(descriptor, 64 * PAGE, PAGE)) == expected
 
 
 # -- failures ----------------------------------------------------------------------------------------------------
