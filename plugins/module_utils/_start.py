@@ -16,6 +16,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
     _budget,
     _connection,
     _deadman,
+    _downtime,
     _ledger,
     _ownership,
     _replication,
@@ -25,7 +26,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import (
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import leftover
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.leftover import KeptSet
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._bringback import BringBackLimits
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import cleanup, orphans
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._ledger import Ledger
@@ -121,7 +122,7 @@ def _do(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
     explanation += [f"Now: {action}." for action in result["actions"]]
     if request.recover:
         words, kept = _finish(ledger)
-        explanation += words
+        explanation += [*words, *orphans.after(ledger, request.login)]
         result |= {"changed": True, "set_dir": "" if kept is None else kept.paths.directory}
         result |= _waiting(request)
     return {**result, "explanation": explanation}
@@ -228,6 +229,8 @@ def _nothing_open(request: StartRequest, *, check: bool = False) -> dict[str, t.
     words.append(
         "The server answers." if answers else "The server does not answer; no backup stopped it, so it was left alone."
     )
+    if request.recover:
+        words += orphans.after(last, request.login)
     return {**result, "server_restored": answers}
 
 
@@ -248,7 +251,7 @@ def _bring_back(ledger: Ledger, request: StartRequest) -> dict[str, t.Any]:
     disarmed = _deadman.disarm(ledger.state_dir)
     for warning in brought.warnings:
         ledger.warn(warning)
-    _note_downtime(ledger, brought.ready_mono if brought.server_started else (fired or {}).get("ready_mono"))
+    _downtime.note(ledger, brought.ready_mono if brought.server_started else (fired or {}).get("ready_mono"))
     ledger.end("start", must=False)
     ledger.begin("serving", must=False)
     ledger.end("serving", must=False)
@@ -291,6 +294,7 @@ def _serving(ledger: Ledger, request: StartRequest, *, changed: bool, actions: l
         "server_restored": True,
         "actions": actions,
         "downtime_seconds": ledger.data.get("downtime_seconds"),
+        "downtime_parts": _downtime.parts(ledger),
         "deadman_fired": "deadman_fired" in ledger.data,
         "caught_up": None,
     }
@@ -307,14 +311,6 @@ def _serving(ledger: Ledger, request: StartRequest, *, changed: bool, actions: l
     result["shutdown_waited_for"] = list(ledger.data.get("shutdown_waited_for", []))
     result["warnings"] = list(ledger.data["warnings"])
     return result
-
-
-def _note_downtime(ledger: Ledger, ready_mono: float | None) -> None:
-    """Seconds from the request to stop until the server answered again; unknown after a reboot."""
-    window = ledger.data.get("window")
-    if window and ready_mono is not None and ready_mono >= window["stop_requested_mono"]:
-        window["ready_mono"] = ready_mono
-        ledger.data["downtime_seconds"] = round(ready_mono - window["stop_requested_mono"], 3)
 
 
 def _catch_up(ledger: Ledger, request: StartRequest) -> float:

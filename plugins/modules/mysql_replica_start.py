@@ -132,6 +132,13 @@ downtime_seconds:
   returned: when a run was open
   type: float
   sample: 4.2
+downtime_parts:
+  description:
+    - Seconds of it by what they went for, C(stop), C(capture), C(fetch) and C(start), as far as there were any, and the
+      rest as C(between). Together they are RV(downtime_seconds). Empty when that is not known.
+  returned: when a run was open
+  type: dict
+  sample: {"stop": 0.2, "capture": 0.1, "start": 3.8, "between": 0.1}
 deadman_fired:
   description: Whether the dead-man had started the server.
   returned: when a run was open

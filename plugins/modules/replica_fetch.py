@@ -145,7 +145,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _handoff, _ledger
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils import _downtime, _handoff, _ledger
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import RefusedError, ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import BACKUP_ID_PATTERN, SetPaths
@@ -238,6 +238,7 @@ def _stay_alive(paths: SetPaths, state_dir: str, found: _handoff.Contents) -> No
     ledger = _ledger.load(state_dir)
     if ledger is not None and (ledger.data.get("host"), ledger.data.get("backup_id")) == (paths.host, paths.backup_id):
         if ledger.server_is_down:
+            _downtime.fetch_begins(ledger)
             ledger.wait_for_transfer()
             return
         seconds = _SPARE_SECONDS + found.bytes / _SLOW_BYTES_PER_SECOND
@@ -250,6 +251,7 @@ def _arrived(state_dir: str) -> None:
     with contextlib.suppress(ReplicaBackupError):
         ledger = _ledger.load(state_dir)
         if ledger is not None and ledger.server_is_down and ledger.lease_left > _ledger.DEFAULT_LEASE:
+            _downtime.fetch_ended(ledger)
             ledger.hand_on()
 
 

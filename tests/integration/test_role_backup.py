@@ -102,6 +102,11 @@ def test_other_ways(fleet: Fleet, tmp_path: Path, variables: dict[str, str]) -> 
     manifest = assert_set_is_whole(directory, tmp_path)
     assert directory.name == variables.get("id", directory.name)
     assert manifest["parts"][0]["format"] == variables.get("format", "tar")
+    (downtime,) = re.findall(r"downtime: (\S+) s \(([^)]*)\)", flat(run.output))
+    parts = dict(part.split() for part in downtime[1].split(", "))
+    assert ("fetch" in parts) == ("restart_after" in variables), parts
+    assert {"stop", "capture", "start", "between"} <= set(parts)
+    assert sum(map(float, parts.values())) == pytest.approx(float(downtime[0]), abs=0.002)
     roles = {file["role"] for file in manifest["files"]}
     assert ("binlog" in roles) == (variables.get("include_binlogs") != "no"), roles
     assert replicates(replica)

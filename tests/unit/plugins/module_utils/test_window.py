@@ -180,6 +180,8 @@ def test_stop_archive_start_close(place: Place) -> None:
     started = _start.start(place.start_request())
     assert started["server_restored"] and started["caught_up"] and started["changed"]
     assert 0 < started["downtime_seconds"] < 60
+    assert set(started["downtime_parts"]) == {"stop", "start", "between", "capture"}
+    assert sum(started["downtime_parts"].values()) == pytest.approx(started["downtime_seconds"], abs=0.002)
     assert states(place.replica) == ("Yes", "Yes")
     assert not _start.start(place.start_request())["changed"]
 
