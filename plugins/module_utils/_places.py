@@ -28,6 +28,10 @@ PLACES = (
     "keys",
 )
 
+# Of directories beside or in those of the server, in which clones lie: no database, and no part of a backup.
+CLONE_PREFIX = ".mysql-replica-clone-"
+_CLONE = re.compile(r"(/(?:.*/)?" + re.escape(CLONE_PREFIX) + r"[^/]+)(/.*)?", re.DOTALL)
+
 
 @dataclass(frozen=True)
 class Place:
@@ -171,7 +175,16 @@ class Locator:
             rule = next((tree for tree in self._trees if fs.below(path, tree.path) is not None), None)
         if rule is None and regular:
             rule = next((found for pattern, found in self._patterns if pattern.fullmatch(path)), None)
-        return rule
+        return rule or self._clone(path, regular)
+
+    def _clone(self, path: str, regular: bool) -> Exclusion | None:
+        """A clone that an earlier backup has left, whose ledger may be lost; not when the server itself lies in it."""
+        found = _CLONE.fullmatch(path) if CLONE_PREFIX in path else None
+        if found is None or (regular and found[2] is None):
+            return None
+        if any(fs.below(located.root, found[1]) is not None for located in self.located):
+            return None
+        return Exclusion(found[1], "clone", "a clone that an earlier backup has left", "tree")
 
     def place(self, path: str, *, before: Located | None = None) -> Located | None:
         """The place that takes ``path``: trees first, then the others in their order.

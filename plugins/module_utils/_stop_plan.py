@@ -29,8 +29,8 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import Request as ArchiveRequest
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive.request import check_form
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._budget import Prediction
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import orphans, room, window
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import plan as capture_plan
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture import room, window
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture.plan import Choice
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login, Session
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._dialect import Dialect
@@ -221,6 +221,8 @@ def make_plan(session: Session, request: StopRequest, *, copied: bool = False) -
     warm = _warm.plan(observed.dialect, observed.variables, privileges, wanted=request.warm)
     warnings = [*manager.warnings, *fetched_again, *_close_to_budget(prediction, request.downtime_budget)]
     warnings += [why for why in (flush.why_not, warm.why_not) if why]
+    if not copied:
+        warnings += orphans.warnings([place.root() for place in discovery.places], request.paths)
     if request.bytes_per_second and choice.capture == capture_plan.COLD:
         warnings.append(
             "replica_backup_throttle has no effect: a cold capture reads while the server is down, as fast as it can"

@@ -111,7 +111,8 @@ def will_need(descriptor: int, position: int, size: int = _AHEAD) -> None:
 def not_in_memory(descriptor: int, size: int, page: int) -> t.Iterator[tuple[int, int]]:
     """Runs of bytes (start, end) of pages that are not in the page cache, by their first byte.
 
-    Being asked, the kernel may begin to read them. Where the file system does not tell (preadv(2), RWF_NOWAIT), none is.
+    Being asked, the kernel may begin to read them. Where the file system does not tell (preadv(2), RWF_NOWAIT), none
+    is.
     """
     byte = bytearray(1)
     begin = None

@@ -14,9 +14,7 @@ import os
 import typing as t
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
-from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Exclusion
-
-_PREFIX = ".mysql-replica-clone-"
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import CLONE_PREFIX, Exclusion
 
 
 def in_spool(paths: SetPaths) -> str:
@@ -31,7 +29,7 @@ def on_device(device: int, roots: t.Sequence[str], paths: SetPaths) -> str:
     """
     if os.stat(existing(paths.work)).st_dev == device:
         return in_spool(paths)
-    name = _PREFIX + paths.tag
+    name = CLONE_PREFIX + paths.tag
     for root in roots:
         parent = os.path.dirname(root)
         if os.stat(parent).st_dev == device:
