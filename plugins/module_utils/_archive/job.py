@@ -223,6 +223,7 @@ def _write_set(
         written = (Part(part_name(COPY, ""), totals.bytes, sums.sha256),)
     parts = tuple(manifest.part_entry(part, request.form, request.observed_compression) for part in written)
     ledger = made_from.ledger
+    end, seconds = _ledger.utc(), round(time.monotonic() - clock, 3)
     head = {
         "format": manifest.FORMAT,
         "backup_id": paths.backup_id,
@@ -235,10 +236,11 @@ def _write_set(
         "clean_stop": ledger.data.get("clean_stop"),
         "times": {
             **_ledger.public_times(ledger),
-            made_from.step: {"start": start, "end": _ledger.utc(), "seconds": round(time.monotonic() - clock, 3)},
+            made_from.step: {"start": start, "end": end, "seconds": seconds},
             "downtime_seconds": None,
         },
         "warnings": list(dict.fromkeys((*ledger.data.get("warnings", ()), *discovery.warnings))),
+        "capture": manifest.capture_section(ledger.data, end=end, seconds=seconds),
         # The three below are for the publication only and stay out of the manifest.
         "records": asdict(records),
         "totals": asdict(totals),

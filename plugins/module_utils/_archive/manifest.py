@@ -30,9 +30,14 @@ HEAD_KEYS = (
     "times",
     "warnings",
 )
+# Sets that were made before a section was introduced are read all the same.
+OPTIONAL_KEYS = ("capture",)
 _FILES_OPEN = b'"files": [\n'
 _FILES_CLOSE = b"]}\n"
 _SECRET = re.compile(r"password|passphrase|secret|token", re.IGNORECASE)
+# What a staged capture reused, patched and copied while the server was down.
+_WINDOW_KEYS = ("reused", "patched", "copied", "bytes_patched", "bytes_copied")
+_PRECOPY_KEYS = ("files", "bytes", "rounds", "left", "seconds")
 _SERVER_KEYS = ("family", "version", "version_text", "uuid", "server_id", "datadir")
 
 
@@ -55,14 +60,40 @@ def server_section(server: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     return section
 
 
+def capture_section(data: t.Mapping[str, t.Any], *, end: str, seconds: float) -> dict[str, t.Any]:
+    """How the files were captured, by the ledger's ``data``: kind, why, means of each file system, figures.
+
+    ``end`` and ``seconds`` are those of a cold archive: from when on nothing was read from the stopped server, and how
+    long it took. For a clone, from which the archive is made later, the ledger has them.
+    """
+    chosen = data.get("capture") or {}
+    taken = (data.get("clone") or {}).get("outcome")
+    section: dict[str, t.Any] = {
+        "kind": chosen.get("capture", "cold"),
+        "why": chosen.get("why", ""),
+        "means": [{"roots": list(means["roots"]), "by": means["by"]} for means in chosen.get("by", ())],
+    }
+    if taken is None:
+        return {**section, "end": end, "seconds": seconds}
+    closed = data.get("times", {}).get("capture", {}).get("end")
+    section.update({"kind": taken["capture"], "end": closed or end, "seconds": taken["seconds"]})
+    details = taken.get("details") or {}
+    section.update({key: details[key] for key in _WINDOW_KEYS if key in details})
+    if data.get("precopied"):
+        section["precopy"] = {key: data["precopied"][key] for key in _PRECOPY_KEYS if key in data["precopied"]}
+    return section
+
+
 def compose(target: HashedFile, head: t.Mapping[str, t.Any], records: t.Iterable[bytes]) -> None:
-    """Write the manifest: ``head`` must have exactly the keys of :data:`HEAD_KEYS`; ``records`` are JSON lines."""
-    if set(head) != set(HEAD_KEYS):
+    """Write the manifest: ``head`` must have all keys of :data:`HEAD_KEYS`, may have those of :data:`OPTIONAL_KEYS`, and
+    no others; ``records`` are JSON lines.
+    """
+    if set(head) - set(OPTIONAL_KEYS) != set(HEAD_KEYS):
         raise ReplicaBackupError(
             "The head of the manifest is not complete", found=", ".join(sorted(head)), expected=", ".join(HEAD_KEYS)
         )
     target.write_line(b"{")
-    for key in HEAD_KEYS:
+    for key in (*HEAD_KEYS, *(key for key in OPTIONAL_KEYS if key in head)):
         target.write_line(json.dumps(key).encode("ascii") + b": " + json.dumps(head[key], indent=1).encode("ascii"))
         target.write_line(b",\n")
     target.write_line(_FILES_OPEN)

@@ -86,7 +86,7 @@ def publish_locked(request: Request) -> Outcome:
         )
     ledger = _ledger.load(request.state_dir)
     ours = ledger is not None and ledger.data.get("backup_id") == paths.backup_id
-    final = {key: head[key] for key in manifest.HEAD_KEYS}
+    final = {key: head[key] for key in (*manifest.HEAD_KEYS, *manifest.OPTIONAL_KEYS) if key in head}
     final["times"] = {
         **final["times"],
         **(_ledger.public_times(ledger) if ours and ledger is not None else {}),

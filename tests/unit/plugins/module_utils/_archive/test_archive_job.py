@@ -82,7 +82,9 @@ def test_a_set_is_made_in_two_steps(site: Site, form: str, compression: str) -> 
     published = job.publish(replace(request, times=extra))
     assert published.changed and published.manifest is not None
     value = read_manifest(site)
-    assert set(value) == {*manifest.HEAD_KEYS, "files"}
+    assert set(value) == {*manifest.HEAD_KEYS, *manifest.OPTIONAL_KEYS, "files"}
+    assert (value["capture"]["kind"], value["capture"]["means"]) == ("cold", [])
+    assert value["capture"]["seconds"] > 0
     assert value["times"]["downtime_seconds"] == 1.5
     assert {"stopped", "capture", "serving", "fetch", "proof"} <= set(value["times"])
     assert value["warnings"] == ["lag was unknown", "a table is discarded"]

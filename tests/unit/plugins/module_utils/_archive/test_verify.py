@@ -58,6 +58,12 @@ def test_a_good_set(site: Site, form: str, compression: str) -> None:
     assert result.warnings == ()
 
 
+def test_a_set_that_was_made_before_the_manifest_told_of_the_capture(site: Site) -> None:
+    directory = made(site)
+    rewrite(directory, lambda value: value.pop("capture"))
+    assert verify(str(directory)).to_result()["verified"] is True
+
+
 @pytest.mark.parametrize("place", [0.02, 0.3, 0.7, 0.999])
 @pytest.mark.parametrize(("form", "compression"), [way for way in WAYS if way[0] != "copy"])
 def test_a_flipped_bit_anywhere(site: Site, form: str, compression: str, place: float) -> None:

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import typing as t
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._archive import job
@@ -29,6 +31,8 @@ from ansible_collections.mysql_ops.replica_backup.tests.unit.plugins.module_util
     make_site,
 )
 
+_SCHEMA = Path(__file__).parents[5] / "docs" / "manifest.schema.json"
+
 
 def cloned(site: Site, choice: Choice) -> None:
     ledger = site.ledger()
@@ -38,6 +42,26 @@ def cloned(site: Site, choice: Choice) -> None:
     ledger = site.ledger()
     ledger.begin("serving")
     ledger.end("serving")
+
+
+def test_the_manifest_tells_how_the_files_were_captured(site: Site) -> None:
+    choice = Choice(plan.STAGED, "asked for")
+    ledger = site.ledger()
+    copied = {"files": 9, "bytes": 90, "rounds": [80, 10], "left": 0, "seconds": 1.5}
+    ledger.data.update(capture=choice.to_dict(), precopied=copied)
+    ledger.save()
+    cloned(site, choice)
+    made = job.present(site.request())
+    assert made.manifest is not None
+    value = json.loads(Path(site.paths.manifest).read_text(encoding="utf-8"))
+    jsonschema.validate(value, json.loads(_SCHEMA.read_text(encoding="utf-8")))
+    told = value["capture"]
+    assert (told["kind"], told["why"], told["precopy"]) == ("staged", "asked for", copied)
+    # Without a copy from before the stop everything was copied in the window, which had closed before the archive.
+    assert (told["reused"], told["patched"]) == (0, 0)
+    assert told["copied"] > 0
+    assert told["end"] <= value["times"]["archive"]["start"]
+    assert 0 < told["seconds"] <= value["times"]["capture"]["seconds"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system takes root")
