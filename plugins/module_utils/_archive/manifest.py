@@ -85,8 +85,9 @@ def capture_section(data: t.Mapping[str, t.Any], *, end: str, seconds: float) ->
 
 
 def compose(target: HashedFile, head: t.Mapping[str, t.Any], records: t.Iterable[bytes]) -> None:
-    """Write the manifest: ``head`` must have all keys of :data:`HEAD_KEYS`, may have those of :data:`OPTIONAL_KEYS`, and
-    no others; ``records`` are JSON lines.
+    """Write the manifest: ``head`` has the keys of :data:`HEAD_KEYS` and perhaps :data:`OPTIONAL_KEYS`, no others.
+
+    ``records`` are JSON lines.
     """
     if set(head) - set(OPTIONAL_KEYS) != set(HEAD_KEYS):
         raise ReplicaBackupError(
