@@ -28,6 +28,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._capture 
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._connection import Login
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors import ReplicaBackupError
 from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._places import Discovery, Place
+from ansible_collections.mysql_ops.replica_backup.tests.lab.flavors import MySQL56
 from ansible_collections.mysql_ops.replica_backup.tests.lab.local import Server, Topology
 from ansible_collections.mysql_ops.replica_backup.tests.lab.scratch import CHECKOUT
 
@@ -174,6 +175,36 @@ def test_copy_taken_under_load_is_that_of_the_stopped_server(replica: tuple[Topo
         assert figures["reused"] > 20 and figures["patched"] >= 2, figures
         assert 0 < figures["bytes_patched"] < 25 * MIB, figures
     assert not topology.differences()
+
+
+def test_copy_of_mysql_5_6_taken_under_load_is_that_of_the_stopped_server(tmp_path: Path) -> None:
+    """It tells its checkpoint and its pages as of old. With the same bytes it starts and replicates."""
+    root = CHECKOUT / ".test" / "lab" / uuid.uuid4().hex[:8]
+    # What the system tablespace grows by is copied.
+    grows = {"innodb_autoextend_increment": "1"}
+    with Topology(root, replicas=1, flavor=MySQL56(), replica_settings=grows) as topology:
+        (server,) = topology.replicas
+        topology.source.query("CREATE DATABASE kept")
+        topology.source.query("CREATE TABLE kept.a (id INT PRIMARY KEY, v BLOB)")
+        rows = ",".join(f"({number}, REPEAT('x', 8000))" for number in range(500))
+        topology.source.query(f"INSERT INTO kept.a VALUES {rows}")
+        topology.wait_caught_up()
+        # A checkpoint of that.
+        server.stop()
+        server.start()
+        store = tmp_path / "clone"
+        with topology.load():
+            running, session = live(server)
+            with session:
+                assert running.checkpoint()
+                staged.precopy(discovery_of(server.datadir), str(store), running, margin=MARGIN, rounds=2, enough=0)
+            topology.source.query("UPDATE kept.a SET v = REPEAT('y', 8000) WHERE id % 50 = 0")
+        topology.wait_caught_up()
+        server.stop()
+        figures = finish(discovery_of(server.datadir), store)
+        assert figures["patched"] >= 1 and 0 < figures["bytes_patched"] < 12 * MIB, figures
+        server.start()
+        assert not topology.differences()
 
 
 # -- pages -----------------------------------------------------------------------------------------------------
