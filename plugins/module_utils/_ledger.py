@@ -31,6 +31,7 @@ from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._errors i
     os_error_text,
     recover_command,
 )
+from ansible_collections.mysql_ops.replica_backup.plugins.module_utils._layout import SetPaths
 
 FORMAT = 1
 _LEDGER = "ledger.json"
@@ -255,6 +256,10 @@ class Ledger:
     def run_id(self) -> str:
         return str(self.data["run_id"])
 
+    def is_of(self, paths: SetPaths) -> bool:
+        """Whether it is that of this backup of this host, whichever run of it."""
+        return (self.data.get("host"), self.data.get("backup_id")) == (paths.host, paths.backup_id)
+
     @property
     def step(self) -> str:
         """The last step begun: opened, flush, precopy, quiesce, shutdown, stopped, capture, start, serving, catch_up,
@@ -362,6 +367,12 @@ def public_times(ledger: Ledger) -> dict[str, dict[str, t.Any]]:
 def load(state_dir: str) -> Ledger | None:
     """The open ledger, or None when no run is open. Raises ReplicaBackupError when it cannot be read."""
     return _read(state_dir, _LEDGER)
+
+
+def load_of(state_dir: str, paths: SetPaths) -> Ledger | None:
+    """The open ledger when it is that of this backup of this host; None when there is none, or another run's."""
+    ledger = load(state_dir)
+    return ledger if ledger is not None and ledger.is_of(paths) else None
 
 
 def load_last(state_dir: str) -> Ledger | None:

@@ -235,8 +235,8 @@ def _offer(paths: SetPaths, state_dir: str, request: t.Mapping[str, t.Any]) -> d
 
 def _stay_alive(paths: SetPaths, state_dir: str, found: _handoff.Contents) -> None:
     """No module runs here while a file is on its way, so the run's lease must last for as long as that may take."""
-    ledger = _ledger.load(state_dir)
-    if ledger is not None and (ledger.data.get("host"), ledger.data.get("backup_id")) == (paths.host, paths.backup_id):
+    ledger = _ledger.load_of(state_dir, paths)
+    if ledger is not None:
         if ledger.server_is_down:
             _downtime.fetch_begins(ledger)
             ledger.wait_for_transfer()

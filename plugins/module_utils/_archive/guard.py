@@ -48,13 +48,13 @@ class Guard:
         self._request = request
         ledger = _ledger.load(request.state_dir)
         paths = request.paths
-        found = None if ledger is None else (ledger.data.get("host"), ledger.data.get("backup_id"))
-        if ledger is None or found != (paths.host, paths.backup_id) or ledger.step not in _STOPPED_STEPS:
+        if ledger is None or not ledger.is_of(paths) or ledger.step not in _STOPPED_STEPS:
             raise RefusedError(
                 "No server has been stopped for this backup, so there is nothing cold to archive",
                 found="no ledger"
-                if ledger is None or found is None
-                else f"ledger of host {found[0]}, backup {found[1]}, step {ledger.step}",
+                if ledger is None
+                else f"ledger of host {ledger.data.get('host')}, backup {ledger.data.get('backup_id')},"
+                f" step {ledger.step}",
                 expected=f"a ledger in {request.state_dir} of {paths.host}, backup {paths.backup_id}, step stopped",
                 next_command="run mysql_replica_stop first",
                 rule="stopped",

@@ -155,13 +155,9 @@ class Clone:
 
 def of(request: Request) -> Origin:
     """The clone when this run has taken one, else the stopped server. Raises RefusedError when there is neither."""
-    ledger = _ledger.load(request.state_dir)
     paths = request.paths
-    ours = ledger is not None and (ledger.data.get("host"), ledger.data.get("backup_id")) == (
-        paths.host,
-        paths.backup_id,
-    )
-    if ledger is None or not ours or not ledger.data.get("clone"):
+    ledger = _ledger.load_of(request.state_dir, paths)
+    if ledger is None or not ledger.data.get("clone"):
         return StoppedServer(request)
     if not cleanup.stands(ledger):
         raise RefusedError(

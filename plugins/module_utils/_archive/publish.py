@@ -84,16 +84,15 @@ def publish_locked(request: Request) -> Outcome:
         raise ReplicaBackupError(
             "The archive read back has another number of members", found=count, expected=head["totals"]["count"]
         )
-    ledger = _ledger.load(request.state_dir)
-    ours = ledger is not None and ledger.data.get("backup_id") == paths.backup_id
+    ledger = _ledger.load_of(request.state_dir, paths)
     final = {key: head[key] for key in (*manifest.HEAD_KEYS, *manifest.OPTIONAL_KEYS) if key in head}
     final["times"] = {
         **final["times"],
-        **(_ledger.public_times(ledger) if ours and ledger is not None else {}),
+        **(_ledger.public_times(ledger) if ledger is not None else {}),
         **request.times,
         "proof": {"start": start, "end": _ledger.utc(), "seconds": round(time.monotonic() - clock, 3)},
     }
-    if ours and ledger is not None:
+    if ledger is not None:
         final["times"]["downtime_seconds"] = request.times.get(
             "downtime_seconds", ledger.data.get("downtime_seconds", final["times"].get("downtime_seconds"))
         )
@@ -128,9 +127,8 @@ def _remove_work(paths: SetPaths) -> list[str]:
 
 def _pace(request: Request) -> throttle.Pace:
     """As asked for where the server serves meanwhile; after a cold capture it may be waiting for this."""
-    ledger = _ledger.load(request.state_dir)
-    ours = ledger is not None and ledger.data.get("backup_id") == request.paths.backup_id
-    serves = ours and ledger is not None and bool(ledger.data.get("clone"))
+    ledger = _ledger.load_of(request.state_dir, request.paths)
+    serves = ledger is not None and bool(ledger.data.get("clone"))
     return throttle.Pace(request.bytes_per_second if serves else 0.0)
 
 

@@ -74,15 +74,15 @@ def take(request: Request) -> Outcome:
     made by then is for :func:`tidy`, when the server is back. A clone that stands already is left as it is.
     """
     with storage_errors(request), _ledger.locked(request.state_dir, who="replica_snapshot"):
-        known = _ledger.load(request.state_dir)
-        if known is not None and known.data.get("backup_id") == request.paths.backup_id and cleanup.stands(known):
+        known = _ledger.load_of(request.state_dir, request.paths)
+        if known is not None and cleanup.stands(known):
             return Outcome(**{**known.data["clone"]["outcome"], "changed": False})
         return _take_locked(request)
 
 
 def plan(request: Request) -> dict[str, t.Any]:
     """For check mode: what would be cloned. Raises RefusedError when the run has planned a cold capture."""
-    ledger = _own_ledger(request)
+    ledger = _ledger.load_of(request.state_dir, request.paths)
     if ledger is None:
         # In check mode nobody has stopped it.
         return {"changed": True, "capture": "", "why": "decided when the server is stopped"}
@@ -95,15 +95,10 @@ def plan(request: Request) -> dict[str, t.Any]:
 def remove(request: Request, *, check: bool = False) -> list[str]:
     """Remove the clone of this run; what was there, or with ``check`` would be removed. Raises ReplicaBackupError."""
     if check:
-        return cleanup.found(_own_ledger(request))
+        return cleanup.found(_ledger.load_of(request.state_dir, request.paths))
     with _ledger.locked(request.state_dir, who="replica_snapshot"):
-        ledger = _own_ledger(request)
+        ledger = _ledger.load_of(request.state_dir, request.paths)
         return [] if ledger is None else cleanup.remove(ledger)
-
-
-def _own_ledger(request: Request) -> Ledger | None:
-    ledger = _ledger.load(request.state_dir)
-    return ledger if ledger is not None and ledger.data.get("backup_id") == request.paths.backup_id else None
 
 
 def _no_plan(ledger: Ledger) -> RefusedError:
