@@ -23,7 +23,7 @@ import pymysql
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / ".ansible" / "collections"))
 
-from ansible_collections.mysql_ops.replica_backup.tests.benchmarks import report, servers
+from ansible_collections.mysql_ops.replica_backup.tests.benchmarks import data, report, servers
 from ansible_collections.mysql_ops.replica_backup.tests.lab.local import Server
 from ansible_collections.mysql_ops.replica_backup.tests.lab.window import Window
 
@@ -108,7 +108,13 @@ def main() -> None:
             0.2,
         ),
     ]
-    report.publish(report.document("flush", measures, mib=options.mib, stops=stops))
+    steps = ("shutdown", "flush", "quiesce", "downtime")
+    medians = {way: {step: median(way, step) for step in steps} for way in stops}
+    report.publish(
+        report.document(
+            "flush", measures, medians_seconds=medians, rounds_seconds=stops, data={"bytes": options.mib * data.MIB}
+        )
+    )
 
 
 if __name__ == "__main__":
