@@ -148,11 +148,11 @@ def _postpone(ledger: Ledger, earlier: t.Mapping[str, t.Any], seconds: float) ->
     """The watcher takes the new time from the record; the timer is another one, which runs before the old one goes."""
     record = {**earlier, **_until(ledger, seconds)}
     if record["kind"] == "systemd":
-        record["unit"] = f"{_unit_of(ledger.state_dir)}-{uuid.uuid4().hex[:8]}"
+        (record["unit"],) = set(_units(earlier)) - {earlier["unit"]}
         _start_timer(ledger.state_dir, record, seconds)
     _write_armed(ledger.state_dir, record)
     if record["kind"] == "systemd":
-        _stop_timer(earlier)
+        _stop_timers(earlier["unit"])
     return _public(record)
 
 
@@ -160,10 +160,18 @@ def _unit_of(state_dir: str) -> str:
     return "mysql-replica-backup-deadman-" + hashlib.sha256(os.path.realpath(state_dir).encode()).hexdigest()[:12]
 
 
+def _units(record: t.Mapping[str, t.Any]) -> tuple[str, str]:
+    """The two names that its timers have by turns, so that also one whose record was never written is found."""
+    unit = str(record["unit"])
+    first = unit[: -len(_SECOND)] if unit.endswith(_SECOND) else unit
+    return first, first + _SECOND
+
+
 def _command(state_dir: str) -> list[str]:
     return [sys.executable, os.path.join(state_dir, _PAYLOAD)]
 
 
+_SECOND = "_again"
 _UNIT_OPTIONS = (
     "--description=Start the database server that a backup stopped",
     # A server that is started as a plain process must outlive the unit.
@@ -172,6 +180,9 @@ _UNIT_OPTIONS = (
 
 
 def _start_timer(state_dir: str, record: t.Mapping[str, t.Any], seconds: float) -> None:
+    # One whose record was lost.
+    _stop_timers(record["unit"])
+    _systemctl("reset-failed", f"{record['unit']}.service", check=False)
     when = [f"--on-active={max(1, int(seconds))}s", "--timer-property=AccuracySec=100ms"]
     fire_it = [*_command(state_dir), "fire", state_dir, record["token"]]
     _run([*systemd_run(), f"--unit={record['unit']}", *when, *_UNIT_OPTIONS, *fire_it])
@@ -185,9 +196,7 @@ def _arm(state_dir: str, record: dict[str, t.Any], seconds: float) -> None:
         # A name of its own for each watcher: one that was called off may need a moment to end.
         record |= {"kind": "systemd", "unit": unit, "watcher": f"{unit}-{token[:8]}"}
         _write_armed(state_dir, record)
-        # One whose record was lost.
-        _systemctl("stop", f"{unit}.timer", check=False)
-        _systemctl("reset-failed", f"{unit}.service", check=False)
+        _stop_timers(*_units(record))
         # What the timer will run is tried in the service manager's environment first.
         _run([*systemd_run(), "--wait", "--pipe", *command, "probe", state_dir, token])
         _start_timer(state_dir, record, seconds)
@@ -258,7 +267,7 @@ def disarm(state_dir: str) -> bool:
     if record is None:
         return False
     if record.get("kind") == "systemd":
-        _stop_timer(record)
+        _stop_timers(*_units(record))
     if record.get("pid"):
         # Not through systemd, which kills what does not end in time: one that is at work ends when that is done.
         process = _server.read_process(int(record["pid"]))
@@ -268,8 +277,8 @@ def disarm(state_dir: str) -> bool:
     return True
 
 
-def _stop_timer(record: t.Mapping[str, t.Any]) -> None:
-    _systemctl("stop", f"{record['unit']}.timer", check=False)
+def _stop_timers(*units: str) -> None:
+    _systemctl("stop", *(f"{unit}.timer" for unit in units), check=False)
 
 
 def clear_fired(state_dir: str) -> None:
@@ -481,7 +490,7 @@ def fire(
     if "error" in told:
         return 1
     if record.get("kind") == "systemd":
-        _stop_timer(record)
+        _stop_timers(*_units(record))
     return 0
 
 

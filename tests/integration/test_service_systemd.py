@@ -283,6 +283,51 @@ if systemctl("is-active", "mariadb") != "active":
     assert host.shell("systemctl list-units --all --plain --no-legend 'mysql-replica-backup-deadman-*'") == ""
 
 
+def test_a_dead_man_that_is_armed_for_another_time_has_a_timer_all_the_while(host: Host) -> None:
+    """Killed between the two timers, both are there; whatever comes later finds them."""
+    first, between, second, after = host.python(
+        DEADMAN_PRELUDE
+        + """
+state = "/root/again"
+_ledger.prepare_state_dir(state)
+ledger = _ledger.open_new(state, {"run_id": "r", "server": {}, "before": {}, "service": {}})
+ledger.data.update(backup_id="20260101T000000Z", host="db")
+ledger.save(lease=500.0)
+
+def arm(seconds):
+    armed = _deadman.arm(ledger, LOGIN, seconds)
+    return [armed["pid"], armed["unit"] + ".timer"]
+
+def killed(*arguments):
+    raise KeyboardInterrupt
+
+def names():
+    lines = systemctl("list-units", "--plain", "--no-legend", "mysql-replica-backup-deadman-*.timer").splitlines()
+    return sorted(line.split()[0] for line in lines)
+
+answer = [[*arm(1000.0), names()]]
+write, _deadman._write_armed = _deadman._write_armed, killed
+try:
+    arm(500.0)
+except KeyboardInterrupt:
+    answer.append([_deadman.armed(state)["unit"] + ".timer", names()])
+_deadman._write_armed = write
+answer.append([*arm(500.0), names()])
+_deadman.disarm(state)
+answer.append(names())
+"""
+    )
+    watcher, unit, timers = first
+    assert timers == [unit]
+    assert between[0] == unit
+    assert unit in between[1]
+    assert len(between[1]) == 2
+    assert second[0] == watcher
+    assert second[1] != unit
+    assert second[2] == [second[1]]
+    assert after == []
+
+
 def test_mariadbd_safe_as_root(host: Host) -> None:
     host.shell(LEAVE_SYSTEMD)
     # As from a terminal: a session that goes away, in the control group of whatever runs it.
