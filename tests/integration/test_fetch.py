@@ -26,7 +26,9 @@ from ansible_collections.mysql_ops.replica_backup.tests.lab.fleet import Fleet
 from ansible_collections.mysql_ops.replica_backup.tests.lab.local import free_port
 from ansible_collections.mysql_ops.replica_backup.tests.lab.playbook import Run, run_playbook, write_inventory
 
-USER = "rb-fetch-test"
+# Its own in every process: other tests with such a user may run beside these.
+USER_PREFIX = "rb-fetch-"
+USER = f"{USER_PREFIX}{os.getpid()}"
 BACKUP_ID = "20260101T000000Z"
 SUDOERS = Path("/etc/sudoers.d") / USER
 MIB = 1024 * 1024
@@ -77,7 +79,7 @@ def remote() -> Iterator[Remote]:
     with tempfile.TemporaryDirectory(dir="/var/tmp", prefix="rb-fetch-") as name:
         root = Path(name)
         root.chmod(0o755)
-        _remove_user()
+        _remove_left_over()
         subprocess.run(["useradd", "--create-home", "--password", "*", "--shell", "/bin/sh", USER], check=True)
         SUDOERS.write_text(f"{USER} ALL=(root) NOPASSWD: ALL\n")
         SUDOERS.chmod(0o440)
@@ -113,18 +115,23 @@ def remote() -> Iterator[Remote]:
         finally:
             server.terminate()
             server.wait(timeout=30)
-            _remove_user()
+            _remove_user(USER)
 
 
-def _remove_user() -> None:
-    SUDOERS.unlink(missing_ok=True)
-    try:
-        uid = pwd.getpwnam(USER).pw_uid
-    except KeyError:
-        return
+def _remove_left_over() -> None:
+    """Users of processes that were killed, and of one that had this process's number."""
+    for user in [found.pw_name for found in pwd.getpwall() if found.pw_name.startswith(USER_PREFIX)]:
+        number = user[len(USER_PREFIX) :]
+        if user == USER or not (number.isdigit() and processes.is_running(int(number))):
+            _remove_user(user)
+
+
+def _remove_user(user: str) -> None:
+    (SUDOERS.parent / user).unlink(missing_ok=True)
+    uid = pwd.getpwnam(user).pw_uid
     # Connections that Ansible keeps open for the next run.
     processes.end([pid for pid in processes.all_pids() if _owner(pid) == uid])
-    subprocess.run(["userdel", "--remove", USER], capture_output=True, check=True)
+    subprocess.run(["userdel", "--remove", user], capture_output=True, check=True)
 
 
 def _owner(pid: int) -> int | None:
