@@ -89,8 +89,14 @@ def test_two_replicas_one_after_the_other_under_load(make_fleet: MakeFleet, tmp_
 @pytest.mark.parametrize(
     "variables",
     [
-        {"compression": "gzip", "compression_level": "1", "restart_after": "fetch"},
-        {"compression": "none", "include_binlogs": "no", "poll_interval": "2", "id": "20260202T020202Z"},
+        {
+            "compression": "gzip",
+            "compression_level": "1",
+            "restart_after": "fetch",
+            "include_binlogs": "no",
+            "poll_interval": "2",
+            "id": "20260202T020202Z",
+        },
     ],
     ids=lambda value: "-".join(value.values()),
 )
